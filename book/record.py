@@ -1,0 +1,236 @@
+"""Execute pages of the book and record their outputs in notebooks/.
+
+    python book/record.py                    every page that has code
+    python book/record.py data training      these pages
+    python book/record.py --check data       on synthetic stacks; writes nothing
+
+A page is book/<name>.md, its recording notebooks/<name>.ipynb. A recording is
+written only if every cell of the page ran and nothing in it depends on the
+machine or the day: no times, no widget state, no absolute path.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+BOOK = Path(__file__).resolve().parent
+# The folder of the recordings, and where a page runs: a notebook opened there
+# by hand finds the same files.
+NOTEBOOKS = BOOK.parent / "notebooks"
+LARGEST = 1_500_000  # bytes of a recording
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# Two or more parts from the root: /home/name, C:\Users; not https://a/b, not </b>.
+ABSOLUTE_PATH = re.compile(
+    r"""(?<![\w.:/<~-])/[\w.-]+/[\w.-]+ | \b[A-Za-z]:\\+\w+""", re.VERBOSE
+)
+EMBEDDED = re.compile(r"base64,[A-Za-z0-9+/=\\\s]+")
+
+
+class RecordingError(Exception):
+    """A page cannot be recorded as it stands."""
+
+
+def pages() -> list[str]:
+    """Return the names of the pages that have code, in alphabetical order."""
+    return sorted(
+        page.stem
+        for page in BOOK.glob("*.md")
+        if page.read_text("utf-8").startswith("---\njupytext:")
+    )
+
+
+def read_page(name: str) -> nbformat.NotebookNode:
+    """Return book/<name>.md as a notebook that has not been run."""
+    page = BOOK / f"{name}.md"
+    if not page.exists():
+        raise RecordingError(f"no page {page.name}; the pages are {', '.join(pages())}")
+    notebook = jupytext.read(page, fmt="md:myst")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {
+                "display_name": "Python 3 (ipykernel)",
+                "language": "python",
+                "name": "python3",
+            },
+            "language_info": {"name": "python"},
+        }
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    name_cells(notebook)
+    return notebook
+
+
+def name_cells(notebook: nbformat.NotebookNode) -> None:
+    """Give each cell an id made from its text: a new cell leaves the others' alone."""
+    taken = set()
+    for cell in notebook.cells:
+        copies = 0
+        while True:
+            text = f"{cell.cell_type} {copies} {cell.source}"
+            cell.id = hashlib.sha256(text.encode()).hexdigest()[:8]
+            if cell.id not in taken:
+                break
+            copies += 1
+        taken.add(cell.id)
+
+
+def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> None:
+    """Run all cells in a fresh kernel in notebooks/; print the progress."""
+    total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    done = 0
+    begun = time.perf_counter()
+
+    def report(cell: nbformat.NotebookNode, **_: object) -> None:
+        nonlocal done, begun
+        done += 1
+        now = time.perf_counter()
+        first_line = cell.source.strip().partition("\n")[0][:50]
+        print(f"  {done}/{total}  {now - begun:6.1f} s  {first_line}", flush=True)
+        begun = now
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        on_cell_executed=report,
+    )
+    client.execute(env=environment)
+    notebook.metadata["language_info"] = {"name": "python"}
+    # nbclient 0.11 fails on output widgets unless it keeps their state.
+    notebook.metadata.pop("widgets", None)
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Drop from the outputs what a static page cannot show; refuse what it must not."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        drop_live_controls(cell, number)
+        for output in cell.outputs:
+            if output.output_type == "error":
+                raise RecordingError(
+                    f"cell {number} ends in {output.ename}; show a mistake with "
+                    "try and except, and print its message"
+                )
+            if output.output_type == "stream":
+                output.text = after_carriage_returns(output.text)
+            output.get("metadata", {}).pop("execution", None)
+            for text in texts(output):
+                if found := machine_path(text):
+                    raise RecordingError(
+                        f"cell {number} shows a path of this machine ({found}); "
+                        "print a name or a relative path"
+                    )
+
+
+def drop_live_controls(cell: nbformat.NotebookNode, number: int) -> None:
+    """Remove what needs a kernel to be seen, where the cell shows more than that."""
+    shown = []
+    for output in cell.outputs:
+        live = output.get("data", {}).pop(WIDGET, None) is not None
+        if not live or set(output.data) - {"text/plain"}:
+            shown.append(output)
+    if cell.outputs and not shown:
+        raise RecordingError(
+            f"cell {number} shows a live control alone; a page without a kernel "
+            "needs text/html or an image beside it"
+        )
+    cell.outputs = shown
+
+
+def after_carriage_returns(text: str) -> str:
+    """Return what a terminal shows in the end: of a progress bar, its last state."""
+    return "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.split("\n"))
+
+
+def texts(output: nbformat.NotebookNode) -> list[str]:
+    """Return all text of an output, images left out."""
+    if output.output_type == "stream":
+        return [output.text]
+    return [
+        EMBEDDED.sub("", str(value))
+        for kind, value in output.get("data", {}).items()
+        if not kind.startswith("image/") or kind == "image/svg+xml"
+    ]
+
+
+def machine_path(text: str) -> str | None:
+    """Return the first absolute path in the text, None if it has none."""
+    found = ABSOLUTE_PATH.search(text)
+    return found.group() if found else None
+
+
+def write(notebook: nbformat.NotebookNode, name: str) -> int:
+    """Write notebooks/<name>.ipynb whole or not at all; return its bytes."""
+    text = nbformat.writes(notebook) + "\n"
+    size = len(text.encode())
+    if size > LARGEST:
+        raise RecordingError(
+            f"the recording has {size:,} bytes, more than {LARGEST:,}; "
+            "draw smaller or fewer figures"
+        )
+    NOTEBOOKS.mkdir(exist_ok=True)
+    temporary = NOTEBOOKS / f".{name}.ipynb.part"
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, NOTEBOOKS / f"{name}.ipynb")
+    finally:
+        temporary.unlink(missing_ok=True)
+    return size
+
+
+def record(name: str, check: bool = False) -> None:
+    """Execute one page and, unless it is a check, write its recording.
+
+    A check runs on the synthetic stand-in (UNET_BOOK_DATA=synthetic) and writes
+    nothing. Raises RecordingError or nbclient's CellExecutionError.
+    """
+    environment = dict(os.environ)
+    # Figures are drawn by the notebook's own backend, as by hand in Jupyter.
+    environment.pop("MPLBACKEND", None)
+    if check:
+        environment["UNET_BOOK_DATA"] = "synthetic"
+    notebook = read_page(name)
+    print(name, flush=True)
+    execute(notebook, environment)
+    clean(notebook)
+    if not check:
+        print(f"  notebooks/{name}.ipynb: {write(notebook, name):,} bytes")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="pages; without a name, all")
+    parser.add_argument(
+        "--check", action="store_true", help="run on synthetic stacks, write nothing"
+    )
+    options = parser.parse_args()
+    failed = []
+    for name in options.names or pages():
+        try:
+            record(name, check=options.check)
+        except (RecordingError, CellExecutionError) as error:
+            print(f"{name} was not recorded: {error}", file=sys.stderr)
+            failed.append(name)
+    if failed:
+        print("Not recorded:", ", ".join(failed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
