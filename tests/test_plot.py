@@ -1,0 +1,396 @@
+"""plot: what is drawn, by its values, and the slider, in a real browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import matplotlib
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from matplotlib import pyplot as plt
+from PIL import Image
+from skimage.measure import label as label_parts
+
+from unet_lib import plot
+
+BINARY = arrays.arrays(np.uint8, (12, 12), elements=st.integers(0, 1))
+GREYS = arrays.arrays(np.float32, (12, 12), elements=st.floats(0, 1, width=32))
+
+
+def grey(value):
+    return np.full((8, 8), value, dtype=np.float32)
+
+
+def slider(draw, values, alt="A square", start=None):
+    """The HTML that `explore` would show."""
+    values = {name: list(options) for name, options in values.items()}
+    start = start or {name: options[0] for name, options in values.items()}
+    first, *others = values.values()
+    combinations = (
+        [(a, b) for a in first for b in others[0]] if others else [(a,) for a in first]
+    )
+    pictures = [plot._pixels(draw(*chosen), 64) for chosen in combinations]
+    return plot._slider_html(pictures, values, alt, start)
+
+
+class Elements(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.script = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.found[-1][0] == "script":
+            self.script += data
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+    @property
+    def data(self):
+        return json.loads(re.search(r"const data = (\{.*\});", self.script)[1])
+
+
+# Overlays
+
+
+@given(image=GREYS, mask=BINARY, alpha=st.floats(0, 1))
+def test_overlay_tints_the_mask_and_leaves_the_rest(image, mask, alpha):
+    tinted = plot.overlay(image, mask, "membrane", alpha)
+    assert tinted.shape == (12, 12, 3)
+    assert tinted.dtype == np.float32
+    assert tinted.min() >= 0
+    assert tinted.max() <= 1
+    rgb = np.array(matplotlib.colors.to_rgb(plot.COLOURS["membrane"]))
+    for row, column in np.ndindex(12, 12):
+        before = image[row, column]
+        if mask[row, column]:
+            expected = before + alpha * (rgb - before)
+            np.testing.assert_allclose(tinted[row, column], expected, atol=1e-6)
+        else:
+            assert (tinted[row, column] == before).all()
+
+
+def test_overlay_labels_goes_from_the_image_to_the_cells():
+    image, labels = grey(0.25), np.eye(8, dtype=np.uint8)
+    assert (plot.overlay_labels(image, labels, alpha=0) == 0.25).all()
+    np.testing.assert_array_equal(
+        plot.overlay_labels(image, labels, alpha=1), plot.colour_cells(labels)
+    )
+
+
+def test_overlays_refuse_other_shapes_and_ranges():
+    with pytest.raises(ValueError, match=r"one slice.*\(2, 8, 8\)"):
+        plot.overlay(np.zeros((2, 8, 8)), np.zeros((8, 8)), "cell")
+    with pytest.raises(ValueError, match=r"one shape.*\(8, 8\).*\(8, 9\)"):
+        plot.overlay(grey(0), np.zeros((8, 9)), "cell")
+    with pytest.raises(ValueError, match="from 0 to 1, got 0"):
+        plot.overlay(np.arange(64).reshape(8, 8), np.zeros((8, 8)), "cell")
+
+
+# Cells
+
+
+def check_colours(cells, colours):
+    """Compare pixel by pixel, the slow way."""
+    names = np.unique(cells[cells > 0])
+    places = {name: np.argwhere(cells == name) for name in names}
+    for name in names:
+        assert len(np.unique(colours[cells == name], axis=0)) == 1
+        assert colours[cells == name].max() > 0.3  # membrane is darker
+    for first in names:
+        for second in names[names > first]:
+            apart = places[first][:, None] - places[second][None]
+            if np.sqrt((apart**2).sum(axis=2)).min() <= plot.NEIGHBOUR_REACH:
+                one, other = tuple(places[first][0]), tuple(places[second][0])
+                assert (colours[one] != colours[other]).any()
+    assert (colours[cells == 0] == np.float32(0.1)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    labels=arrays.arrays(np.uint8, (14, 25), elements=st.integers(0, 1)),
+    seed=st.integers(0, 9),
+)
+def test_neighbouring_cells_differ(labels, seed):
+    colours = plot.colour_cells(labels, seed)
+    assert colours.dtype == np.float32
+    assert colours.min() >= 0
+    assert colours.max() <= 1
+    check_colours(label_parts(labels, connectivity=1), colours)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cells=arrays.arrays(np.int32, (10, 25), elements=st.sampled_from([0, 2, 5, 9])))
+def test_numbered_cells_differ_where_they_touch(cells):
+    check_colours(cells, plot.colour_cells(cells))
+
+
+def test_the_seed_fixes_the_colours():
+    labels = np.random.default_rng(0).integers(0, 2, (40, 40))
+    first = plot.colour_cells(labels, seed=3)
+    np.testing.assert_array_equal(first, plot.colour_cells(labels, seed=3))
+    assert (first != plot.colour_cells(labels, seed=4)).any()
+
+
+def test_probabilities_are_no_labels():
+    with pytest.raises(ValueError, match=r"integers.*float64"):
+        plot.colour_cells(np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="int64 from -1"):
+        plot.colour_cells(np.full((4, 4), -1))
+
+
+# Figures
+
+
+def test_show_images_draws_each_in_the_fixed_range():
+    images = [grey(0.2), grey(0.7), np.zeros((8, 8, 3)), np.ones((8, 8), dtype=bool)]
+    figure = plot.show_images(images, ["a", "b", "c", "d"], columns=3)
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in drawn] == ["a", "b", "c", "d"]
+    for axes, image in zip(drawn, images, strict=True):
+        assert axes.images[0].get_clim() == (0, 1)
+        assert axes.images[0].get_interpolation() == "none"
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
+    assert not any(axes.axison for axes in figure.axes)
+    assert not plt.get_fignums()  # else a notebook shows it twice
+
+
+def test_show_images_draws_the_greys_it_is_given():
+    figure = plot.show_images([grey(0.0), grey(0.5), grey(1.0)])
+    pixels = plot._pixels(figure, 300)
+    middle = pixels.shape[0] // 2
+    assert abs(pixels[middle, [50, 150, 250], 0] - np.array([0, 127.5, 255])).max() < 1
+
+
+def test_show_images_says_what_is_wrong():
+    with pytest.raises(ValueError, match="goes into a list"):
+        plot.show_images(grey(0))
+    with pytest.raises(ValueError, match="from 0 to 1, got 255"):
+        plot.show_images([np.full((8, 8), 255)])
+    with pytest.raises(ValueError, match="expected 2 titles, got 1"):
+        plot.show_images([grey(0), grey(1)], ["one"])
+
+
+def test_marks_lie_on_their_pixels():
+    figure = plot.show_images([grey(0.5)])
+    axes = figure.axes[0]
+    plot.outline(axes, top=2, left=1, height=3, width=4, label="tile")
+    (box,) = axes.patches
+    assert box.get_bbox().extents.tolist() == [0.5, 1.5, 4.5, 4.5]
+    plot.scale_bar(axes, nanometres=8)
+    (bar,) = axes.artists
+    assert bar.size_bar.get_children()[0].get_width() == 2  # pixels of 4 nm
+    assert bar.txt_label.get_text() == "8 nm"
+    plot._pixels(figure)
+
+
+def test_weight_maps_share_a_range():
+    figure, axes = plt.subplots()
+    plot.show_weight_map(axes, np.linspace(1, 9, 64).reshape(8, 8), maximum=12)
+    assert axes.images[0].get_clim() == (0, 12)
+    assert axes.images[0].get_cmap().name == plot.COLOURS["weight"]
+    assert figure.axes[1].get_ylabel() == "weight"
+    plt.close(figure)
+
+
+# The thing to move
+
+
+def test_a_slider_holds_every_picture():
+    values = {"threshold": [0.1, 0.1 + 0.2, 0.5]}
+    elements = Elements(slider(grey, values, start={"threshold": 0.5}))
+    (control,) = elements.named("input")
+    assert control["type"] == "range"
+    assert control["aria-label"] == "threshold"
+    assert (control["max"], control["value"]) == ("2", "2")
+    assert control["aria-valuetext"] == "0.5"
+    data = elements.data
+    assert data["texts"] == [["0.1", "0.3", "0.5"]]
+    assert data["alts"] == [f"A square, threshold {text}" for text in data["texts"][0]]
+    means = []
+    for frame in data["frames"]:
+        stored = base64.b64decode(frame.removeprefix("data:image/webp;base64,"))
+        means.append(np.asarray(Image.open(io.BytesIO(stored))).mean() / 255)
+    np.testing.assert_allclose(means, [0.1, 0.3, 0.5], atol=0.01)
+    # Without scripts the picture at the start is there.
+    (picture,) = elements.named("img")
+    assert picture["src"] == data["frames"][2]
+    assert picture["alt"] == data["alts"][2]
+
+
+def test_a_slider_needs_nothing_else_and_clashes_with_nothing():
+    values = {'<grey> & "w0"': [0.1, 0.9]}
+    page = slider(grey, values, alt="</script><b>")
+    elements = Elements(page)
+    assert elements.named("b") == []
+    assert elements.named("input")[0]["aria-label"] == '<grey> & "w0"'
+    assert "http" not in page
+    assert " id=" not in page
+    # The same slider gives the same page, another one another key.
+    assert page == slider(grey, values, alt="</script><b>")
+    keys = {
+        Elements(slider(grey, {name: [0.1, 0.9]})).named("div")[0]["data-explore"]
+        for name in "ab"
+    }
+    assert len(keys) == 2
+
+
+def test_two_sliders_hold_all_combinations():
+    values = {"w0": [0, 1], "sigma": [2, 3, 5]}
+    elements = Elements(
+        slider(
+            lambda w0, sigma: grey((w0 + sigma) / 6),
+            values,
+            start={"w0": 1, "sigma": 3},
+        )
+    )
+    assert [control["value"] for control in elements.named("input")] == ["1", "1"]
+    assert len(elements.data["frames"]) == 6
+    assert elements.data["alts"][5] == "A square, w0 1, sigma 5"
+    assert elements.named("img")[0]["alt"] == "A square, w0 1, sigma 3"
+
+
+def test_a_slider_that_is_too_heavy_says_so(monkeypatch):
+    monkeypatch.setattr(plot, "MAX_HTML_BYTES", 3000)
+    noise = np.random.default_rng(0).random((64, 64))
+    with pytest.raises(ValueError, match=r"2 pictures of 64×64.*fewer values"):
+        slider(lambda _: noise, {"x": [0, 1]})
+
+
+def test_explore_says_what_is_wrong():
+    with pytest.raises(ValueError, match="one or two labels"):
+        plot.explore(grey, {}, "A square")
+    with pytest.raises(ValueError, match="one or two labels"):
+        plot.explore(grey, {"x": []}, "A square")
+    with pytest.raises(ValueError, match=r"cannot start at 0\.3"):
+        plot.explore(grey, {"x": [0.1]}, "A square", start={"x": 0.3})
+    with pytest.raises(ValueError, match=r"cannot start at 0\.1"):
+        plot.explore(grey, {"x": [0.1]}, "A square", live_values={"x": [0.2]})
+    with pytest.raises(ValueError, match=r"labels \['x'\], got 'y'"):
+        plot.explore(grey, {"x": [0.1]}, "A square", live_values={"y": [0.2]})
+    with pytest.raises(ValueError, match="one size"):
+        plot.explore(lambda n: np.zeros((n, n)), {"n": [70, 80]}, "A square", width=64)
+
+
+def test_explore_in_a_plain_script(capsys):
+    def draw(value):
+        figure, axes = plt.subplots()
+        axes.plot([0, value])
+        return figure
+
+    plot.explore(draw, {"x": [1, 2]}, "A line")
+    assert capsys.readouterr().out == "A line (x: 2 pictures)\n"
+    assert not plt.get_fignums()
+
+
+def test_a_browser_moves_the_sliders(tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    one = slider(grey, {"x": [0.1, 0.9]}, start={"x": 0.9})
+    two = slider(lambda a, b: grey((3 * a + b) / 9), {"a": [1, 2], "b": [1, 2, 3]})
+    script = """
+    const seen = [];
+    const note = box => seen.push([
+      box.querySelector("img").alt, box.querySelector("img").src,
+      [...box.querySelectorAll("output")].map(element => element.textContent),
+      [...box.querySelectorAll("input")].map(element => element.ariaValueText)]);
+    const move = (box, which, index) => {
+      const control = box.querySelectorAll("input")[which];
+      control.value = index;
+      control.dispatchEvent(new Event("input", {bubbles: true}));
+      note(box);
+    };
+    const [first, second, again] = document.querySelectorAll("[data-explore]");
+    note(first);
+    move(first, 0, 0);
+    move(second, 1, 2);
+    move(second, 0, 1);
+    note(again);  // the same slider a second time stands still
+    move(again, 0, 0);
+    document.body.innerHTML = `<pre>${btoa(JSON.stringify(seen))}</pre>`;
+    """
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<!doctype html><meta charset="utf-8">'
+        f"{one}{two}{one}<script>{script}</script>",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
+            *(
+                "--disable-background-networking",
+                f"--user-data-dir={tmp_path / 'user'}",
+            ),
+            *("--dump-dom", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search("<pre>(.*)</pre>", done.stdout)
+    assert found, done.stderr
+    seen = json.loads(base64.b64decode(found[1]))
+    a, b = Elements(one).data["frames"], Elements(two).data["frames"]
+    assert len({*a, *b}) == 8
+    assert seen == [
+        ["A square, x 0.9", a[1], ["0.9"], ["0.9"]],
+        ["A square, x 0.1", a[0], ["0.1"], ["0.1"]],
+        ["A square, a 1, b 3", b[2], ["1", "3"], ["1", "3"]],
+        ["A square, a 2, b 3", b[5], ["2", "3"], ["2", "3"]],
+        ["A square, x 0.9", a[1], ["0.9"], ["0.9"]],
+        ["A square, x 0.1", a[0], ["0.1"], ["0.1"]],
+    ]
+
+
+def test_in_a_notebook():
+    """In a kernel: both forms of the control, figures once each, in small files."""
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipywidgets")
+    cells = [
+        "import numpy as np\nfrom matplotlib import pyplot as plt\n"
+        "from unet_lib import plot\nplot.use_style()\n"
+        "noise = np.random.default_rng(0).random((512, 512))\n"
+        "plot.show_images([noise, noise])",
+        "figure, axes = plt.subplots()\naxes.plot([0, 1]);",
+        "plot.explore(lambda x: noise * x, {'x': [0.1, 0.9]}, 'Noise',\n"
+        "             start={'x': 0.9}, live_values={'x': [0.1, 0.5, 0.9]})",
+        # What a hand on the control does.
+        "import ipywidgets\n"
+        "live = ipywidgets.widgets.widget._instances.values()\n"
+        "control, = [w for w in live if isinstance(w, ipywidgets.SelectionSlider)]\n"
+        "picture, = [w for w in live if isinstance(w, ipywidgets.Image)]\n"
+        "before = picture.value\n"
+        "control.value = 0.5\n"
+        "control.description, before != picture.value",
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in cells]
+    )
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    outputs = [cell.outputs for cell in notebook.cells]
+    assert [len(output) for output in outputs] == [1, 1, 1, 1]
+    images, curve, moving, moved = (output[0]["data"] for output in outputs)
+    assert set(images) == {"text/plain", "image/jpeg"}
+    assert set(curve) == {"text/plain", "image/png"}
+    assert set(moving) == {
+        "text/plain",
+        "text/html",
+        "application/vnd.jupyter.widget-view+json",
+    }
+    assert len(Elements(moving["text/html"]).data["frames"]) == 2
+    assert moved["text/plain"] == "('x', True)"
