@@ -1,0 +1,150 @@
+"""What a training run writes: checkpoints to go on from, and its record.
+
+Files are written to a temporary name and renamed, so that a run that is killed
+leaves none half-written. Nothing in them is pickled. Used in chapter 5,
+*Training on a GPU*.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from skimage.io import imsave
+
+CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    history: list[dict],
+    modules: dict[str, torch.nn.Module],
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """Write the state after `step` steps; the checkpoint before it is kept too."""
+    tensors = {
+        f"{name}/{key}": tensor
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    } | {
+        f"optimiser/{index}/{key}": tensor
+        for index, values in optimiser.state_dict()["state"].items()
+        for key, tensor in values.items()
+        if tensor is not None
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    temporary = folder / f".checkpoint.{os.getpid()}.tmp"
+    try:
+        save_file(
+            tensors, temporary, {"step": str(step), "history": json.dumps(history)}
+        )
+        if (folder / CURRENT).exists():
+            os.replace(folder / CURRENT, folder / PREVIOUS)
+        os.replace(temporary, folder / CURRENT)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    folder: Path,
+    modules: dict[str, torch.nn.Module],
+    optimiser: torch.optim.Optimizer,
+) -> tuple[int, list[dict]]:
+    """Put the newest whole checkpoint back; return its step and history.
+
+    A damaged one is named in a warning and the one before it taken. Without
+    any, step 0 and an empty history.
+    """
+    for path in (folder / CURRENT, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                step, history = int(metadata["step"]), json.loads(metadata["history"])
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
+        except Exception as error:  # safetensors' own error has no public base class
+            warnings.warn(
+                f"{path} is damaged ({error}); going on from the checkpoint before it.",
+                stacklevel=2,
+            )
+            continue
+        state: dict[int, dict] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimiser/"):
+                _, index, key = name.split("/")
+                if tensor.ndim == 4:  # as the network lies in memory
+                    tensor = tensor.to(memory_format=torch.channels_last)
+                state.setdefault(int(index), {})[key] = tensor
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        for prefix, module in modules.items():
+            module.load_state_dict(
+                {
+                    name.removeprefix(f"{prefix}/"): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(f"{prefix}/")
+                }
+            )
+        return step, history
+    return 0, []
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, probabilities: np.ndarray) -> None:
+    """Write probabilities ``(height, width)``, 0 to 1, as an 8-bit grey PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
+    try:
+        grey = np.round(255 * probabilities).astype(np.uint8)
+        imsave(temporary, grey, check_contrast=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def circumstances(device: torch.device) -> dict:
+    """On what and with which code a run was made, for its record."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # installed, not cloned
+    return {
+        "device": name,
+        "device_type": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": commit,
+    }

@@ -1,0 +1,257 @@
+"""The network of the paper (section 2, Figure 1) and its size arithmetic.
+
+Built in chapter 2, *Architecture*.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+class UNet(nn.Module):
+    """U-Net; with no arguments the network of the paper's Figure 1.
+
+    Input ``(batch, in_channels, height, width)``, float; output the class
+    scores before the soft-max, ``(batch, num_classes, height', width')`` with
+    ``height' = output_size(height)``. For two classes, class 1 is *cell*.
+
+    Args:
+        in_channels: channels of the image. Paper: 1.
+        num_classes: channels of the output. Paper: 2.
+        base_channels: channels of the first level, doubled at each further
+            one. Paper: 64. A smaller number is a deviation: faster by its
+            square, a little less accurate.
+        depth: how often the contracting path halves the image. Paper: 4.
+        padding: ``"valid"`` (paper), every convolution eats a border of one
+            pixel, or ``"same"``, a deviation: the output is as large as the
+            input, and pixels near the border are computed from zeros.
+        dropout: the rate of drop-out at the end of the contracting path, that
+            is after its last two levels, as in the authors' released network.
+            The paper states no rate; 0.5 is that network's.
+
+    Raises:
+        ValueError: for arguments out of range, and by ``forward`` for an
+            input of the wrong shape or of a size that the network cannot take.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        depth: int = 4,
+        padding: str = "valid",
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        for name, value in [
+            ("in_channels", in_channels),
+            ("num_classes", num_classes),
+            ("base_channels", base_channels),
+            ("depth", depth),
+        ]:
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1 on, not {value!r}.")
+        if padding not in ("valid", "same"):
+            raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
+        self.arguments = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "base_channels": base_channels,
+            "depth": depth,
+            "padding": padding,
+            "dropout": dropout,
+        }
+        self.depth = depth
+        self.padding = padding
+
+        widths = [base_channels * 2**level for level in range(depth + 1)]
+        self.contracting = nn.ModuleList(
+            _two_convolutions(before, after, padding)
+            for before, after in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.dropout = nn.Dropout(dropout)
+        self.up_convolutions = nn.ModuleList(
+            nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2)
+            for width in reversed(widths[:-1])
+        )
+        self.expanding = nn.ModuleList(
+            _two_convolutions(2 * width, width, padding)
+            for width in reversed(widths[:-1])
+        )
+        self.classify = nn.Conv2d(base_channels, num_classes, kernel_size=1)
+        initialise(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        in_channels = self.arguments["in_channels"]
+        if images.ndim != 4 or images.shape[1] != in_channels:
+            raise ValueError(
+                f"Expected images of shape (batch, {in_channels}, height, width), "
+                f"got {tuple(images.shape)}."
+            )
+        self.output_size(images.shape[2])
+        self.output_size(images.shape[3])
+
+        skips = []
+        features = images
+        for level, convolutions in enumerate(self.contracting):
+            features = convolutions(features if level == 0 else self.pool(features))
+            if level >= self.depth - 1:
+                features = self.dropout(features)
+            skips.append(features)
+        skips.pop()  # the lowest level goes up, not across
+        for up_convolution, convolutions in zip(
+            self.up_convolutions, self.expanding, strict=True
+        ):
+            features = up_convolution(features)
+            skip = centre_crop(skips.pop(), features.shape[2:])
+            features = convolutions(torch.cat([skip, features], dim=1))
+        return self.classify(features)
+
+    def output_size(self, size: int) -> int:
+        """The output's height (or width) for an input's; ValueError if illegal."""
+        output = self._output_size(size)
+        if output is None:
+            smallest = self.input_size(1)
+            step = 2**self.depth
+            below = size - (size - smallest) % step
+            nearest = [n for n in (below, below + step) if n >= smallest]
+            raise ValueError(
+                f"A U-Net of depth {self.depth} with padding={self.padding!r} cannot "
+                f"take an input of {size} pixels: nearest legal size(s) "
+                f"{', '.join(map(str, nearest or [smallest]))}. Legal are "
+                f"{smallest} + {step}k; crop, or mirror the border "
+                "(unet_lib.predict does)."
+            )
+        return output
+
+    def input_size(self, size: int) -> int:
+        """The smallest legal input whose output is at least `size` pixels."""
+        step = 2**self.depth
+        if self.padding == "same":
+            return step * max(1, math.ceil(size / step))
+        # From the lowest level's output upwards, then the way back down.
+        bottom = 1
+        while (output := self._expanded(bottom)) < max(1, size):
+            bottom += max(1, (size - output) // step)
+        return self._contracted(bottom)
+
+    def valid_sizes(self, low: int, high: int) -> list[int]:
+        """All legal input sizes from `low` to `high`, both included."""
+        return [n for n in range(low, high + 1) if self._output_size(n) is not None]
+
+    def _output_size(self, size: int) -> int | None:
+        if self.padding == "same":
+            return size if size > 0 and size % 2**self.depth == 0 else None
+        bottom = size - 4
+        for _ in range(self.depth):
+            if bottom < 2 or bottom % 2:
+                return None
+            bottom = bottom // 2 - 4
+        output = self._expanded(bottom)
+        return output if bottom > 0 and output > 0 else None
+
+    def _expanded(self, bottom: int) -> int:
+        for _ in range(self.depth):
+            bottom = 2 * bottom - 4
+        return bottom
+
+    def _contracted(self, bottom: int) -> int:
+        size = bottom + 4
+        for _ in range(self.depth):
+            size = 2 * size + 4
+        return size
+
+
+def _two_convolutions(before: int, after: int, padding: str) -> nn.Sequential:
+    """Two 3x3 convolutions, each with a ReLU: one level of either path."""
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel_size=3, padding=padding),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, kernel_size=3, padding=padding),
+        nn.ReLU(inplace=True),
+    )
+
+
+def centre_crop(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The middle `size` pixels of ``(..., height, width)``: the skip's crop."""
+    height, width = size
+    top = (features.shape[-2] - height) // 2
+    left = (features.shape[-1] - width) // 2
+    return features[..., top : top + height, left : left + width]
+
+
+def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
+    """N of the paper's section 3: how many numbers enter one output neuron.
+
+    For a convolution, the kernel's pixels times the channels. In a 2x2
+    up-convolution of stride 2 no two taps overlap: each output pixel sees one
+    pixel of the input, so N is the channels alone.
+    """
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.in_channels
+    return layer.in_channels * math.prod(layer.kernel_size)
+
+
+def initialise(network: nn.Module) -> None:
+    """Gaussian weights of standard deviation sqrt(2/N), biases zero (section 3)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / incoming_nodes(layer)))
+            nn.init.zeros_(layer.bias)
+
+
+def save_network(
+    network: UNet, path: str | Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a network's weights and constructor arguments as safetensors.
+
+    `dtype`, for example ``torch.float16``, is what floating-point weights are
+    stored as; the default keeps theirs.
+    """
+    path = Path(path)
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {"unet": json.dumps(network.arguments)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
+    """The network that `save_network` wrote, in float32 and evaluation mode.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No network at {path}: expected a .safetensors file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            arguments = json.loads((file.metadata() or {})["unet"])
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name).float() for name in names}
+        network = UNet(**arguments)
+        network.load_state_dict(tensors)
+    except Exception as error:  # safetensors' own error has no public base class
+        raise ValueError(
+            f"{path} does not hold a network written by unet_lib.model.save_network "
+            f"({error}). Copy it anew, or train again."
+        ) from error
+    return network.to(device).eval()

@@ -1,0 +1,287 @@
+"""Training: the loss, the loop, checkpoints, the record (section 3).
+
+Built in chapter 5, *Training on a GPU*.
+"""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from unet_lib import checkpoint
+from unet_lib.augment import Augmentation, TileSampler
+from unet_lib.metrics import pixel_error
+from unet_lib.model import UNet, save_network
+from unet_lib.predict import predict
+from unet_lib.weights import weight_map
+
+LOG_EVERY = 50  # steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The defaults are the paper's where it states them.
+
+    Args:
+        base_channels, depth, dropout: as for `UNet`.
+        w0, sigma: as for `weights.weight_map`.
+        augmentation: as for `augment.TileSampler`.
+        tile: input pixels of a tile's side. Paper: large tiles; its figure
+            has 572.
+        batch: tiles a step. Paper: 1.
+        optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
+            deviation that reaches the same loss in fewer steps.
+        momentum: of SGD. Paper: 0.99.
+        learning_rate: at the start; falls linearly to 0 over `steps`. The paper
+            states neither rate nor schedule.
+        steps: how many. The paper says 10 hours.
+        average: decay of a running average of the weights, which is what the
+            run then returns; 0, the paper, returns the last weights.
+            Deviation: evens out the noise of the last steps.
+        seed: of the first weights, the tiles and the drop-out.
+        held_out: numbers of the slices that training never sees; they are
+            predicted after `watch_at` steps, to look at, and at the end.
+        watch_at: numbers of steps.
+        save_every: steps between two checkpoints.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes the fastest there.
+    """
+
+    base_channels: int = 64
+    depth: int = 4
+    dropout: float = 0.5
+    w0: float = 10.0
+    sigma: float = 5.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    tile: int = 572
+    batch: int = 1
+    optimiser: str = "sgd"
+    momentum: float = 0.99
+    learning_rate: float = 1e-3
+    steps: int = 30_000
+    average: float = 0.0
+    seed: int = 0
+    held_out: tuple[int, ...] = ()
+    watch_at: tuple[int, ...] = ()
+    save_every: int = 500
+    device: str | None = None
+
+    def __post_init__(self):
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f'optimiser: "sgd" or "adam", not {self.optimiser!r}.')
+        for name in ("batch", "steps", "save_every", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be from 0 to below 1, not {getattr(self, name)}."
+                )
+
+
+class Run(NamedTuple):
+    """What `fit` returns."""
+
+    network: UNet
+    history: list[dict]  # a row each time something was logged
+    metrics: dict  # of the held-out slices; empty where there are none
+
+
+def weighted_cross_entropy(
+    scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The paper's energy (equation 1) with its sign turned, per pixel.
+
+    E = sum over x of w(x) log p_label(x)(x), p the soft-max over the classes.
+    The mean over the pixels, not the sum, so that the learning rate does not
+    depend on the tile; not divided by the sum of the weights, so that a tile
+    with many borders counts for more. Computed in float32 or better.
+
+    Args:
+        scores: ``(batch, classes, height, width)``, float.
+        labels: ``(batch, height, width)``, int64.
+        weights: ``(batch, height, width)``, float.
+    """
+    if labels.shape != weights.shape or scores[:, 0].shape != labels.shape:
+        raise ValueError(
+            "Expected scores (batch, classes, height, width) and labels and weights "
+            f"(batch, height, width), got {tuple(scores.shape)}, "
+            f"{tuple(labels.shape)}, {tuple(weights.shape)}."
+        )
+    scores = scores.float() if scores.dtype.itemsize < 4 else scores
+    return (weights * F.cross_entropy(scores, labels, reduction="none")).mean()
+
+
+def best_device() -> str:
+    """``"cuda"``, else Apple's ``"mps"``, else ``"cpu"``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fit(
+    config: TrainConfig,
+    images: np.ndarray,
+    labels: np.ndarray,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train one network; with a folder, record the run and resume it there.
+
+    Args:
+        config: what to do.
+        images: ``(slices, height, width)``, float, 0 to 1.
+        labels: the same shape, 1 = cell, 0 = membrane.
+        folder: where config.json, history.csv, checkpoint.safetensors, a
+            picture of the first held-out slice for each of `watch_at`, and at
+            the end network.safetensors and metrics.json go. A run that was
+            stopped goes on from its checkpoint. None keeps nothing.
+        progress: show a bar with the loss.
+
+    Raises:
+        ValueError: for stacks that do not fit together, held-out slices that
+            do not exist, or a folder that holds another run.
+        FloatingPointError: when the loss is no longer a number; the last
+            checkpoint is whole.
+    """
+    held_out = list(config.held_out)
+    training = [z for z in range(len(images)) if z not in set(held_out)]
+    if not training or not set(held_out) <= set(range(len(images))):
+        raise ValueError(
+            f"Cannot hold out slices {held_out} of {len(images)}: give numbers from 0 "
+            "to the last slice, and leave some to train on."
+        )
+    device = torch.device(config.device or best_device())
+    torch.manual_seed(config.seed)
+    network = UNet(
+        base_channels=config.base_channels, depth=config.depth, dropout=config.dropout
+    ).to(device, memory_format=torch.channels_last)
+    averaged = AveragedModel(
+        network, multi_avg_fn=get_ema_multi_avg_fn(config.average)
+    ).eval()
+    optimiser = _optimiser(config, network)
+    sampler = TileSampler(
+        images[training],
+        labels[training],
+        weight_map(labels[training], config.w0, config.sigma),
+        config.tile,
+        network.output_size(config.tile),
+        config.augmentation,
+        config.seed,
+        device,
+    )
+    modules = {"network": network, "averaged": averaged}
+    step, history = 0, []
+    if folder is not None:
+        folder = Path(folder)
+        _claim(folder, config)
+        step, history = checkpoint.load_checkpoint(folder, modules, optimiser)
+    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+
+    losses: list[torch.Tensor] = []
+    network.train()
+    bar = tqdm(total=config.steps, initial=step, disable=not progress, desc="steps")
+    while step < config.steps:
+        # Tiles and drop-out depend on the seed and the step alone, so that a
+        # resumed run goes on as if it had not been stopped.
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        tiles = range(step * config.batch, (step + 1) * config.batch)
+        image, label, weight = sampler.batch(tiles)
+        rate = config.learning_rate * (1 - step / config.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = weighted_cross_entropy(network(image), label, weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        averaged.update_parameters(network)
+        losses.append(loss.detach())
+        step += 1
+        bar.update()
+
+        watch = bool(held_out) and step in config.watch_at
+        save = step % config.save_every == 0 or step == config.steps
+        if not (watch or save or step % LOG_EVERY == 0):
+            continue
+        mean = float(torch.stack(losses).mean())  # the host waits for the device
+        losses.clear()
+        if not np.isfinite(mean):
+            raise FloatingPointError(
+                f"The loss is {mean} at step {step}; the last checkpoint is whole. "
+                f"Start again with a learning_rate below {config.learning_rate}."
+            )
+        bar.set_postfix(loss=f"{mean:.3f}")
+        row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
+        if watch:
+            probabilities = predict(averaged.module, images[held_out])
+            row["pixel_error"] = pixel_error(labels[held_out], probabilities).error
+            bar.write(f"step {step}: held-out pixel error {row['pixel_error']:.4f}")
+            if folder is not None:
+                picture = folder / "watched" / f"step-{step:06d}.png"
+                checkpoint.write_picture(picture, probabilities[0])
+        row["seconds"] = time.perf_counter() - started
+        history.append(row)
+        if folder is not None and save:
+            checkpoint.save_checkpoint(folder, step, history, modules, optimiser)
+            checkpoint.write_text(folder / "history.csv", _as_csv(history))
+    bar.close()
+
+    metrics = {"steps": step, "seconds": history[-1]["seconds"]}
+    if held_out:
+        probabilities = predict(averaged.module, images[held_out])
+        curve = pixel_error(labels[held_out], probabilities)
+        metrics |= {
+            "held_out": held_out,
+            "pixel_error": curve.error,
+            "threshold": curve.threshold,
+            "thresholds": curve.thresholds.tolist(),
+            "pixel_errors": curve.errors.tolist(),
+        }
+    if folder is not None:
+        save_network(averaged.module, folder / "network.safetensors")
+        record = metrics | checkpoint.circumstances(device)
+        checkpoint.write_text(
+            folder / "metrics.json", json.dumps(record, indent=1) + "\n"
+        )
+    return Run(averaged.module, history, metrics)
+
+
+def _optimiser(config: TrainConfig, network: UNet) -> torch.optim.Optimizer:
+    if config.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), config.learning_rate)
+    return torch.optim.SGD(
+        network.parameters(), config.learning_rate, momentum=config.momentum
+    )
+
+
+def _claim(folder: Path, config: TrainConfig) -> None:
+    """Write config.json, or check that the folder holds this very run."""
+    # Where it runs and how often one looks do not make it another run.
+    free = ("device", "watch_at", "save_every")
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    path = folder / "config.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        keys = (set(wanted) | set(found)) - set(free)
+        unlike = sorted(key for key in keys if wanted.get(key) != found.get(key))
+        if unlike:
+            raise ValueError(
+                f"{folder} holds another run: {', '.join(unlike)} differ(s). Take "
+                "another folder, or the same configuration to go on with that run."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def _as_csv(history: list[dict]) -> str:
+    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
+    rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
+    return "\n".join([",".join(columns), *rows]) + "\n"
