@@ -81,8 +81,8 @@ def load_isbi2012(folder=None):
         if folder == "synthetic":
             raise DataError(
                 f"{VARIABLE} is the word 'synthetic', which asks for the stand-in: "
-                f"call load_or_stand_in(), or set {VARIABLE} to the folder of the "
-                "ISBI 2012 stacks."
+                "call load_or_stand_in() or `unet-lib data --synthetic`; or set "
+                f"{VARIABLE} to the folder of the ISBI 2012 stacks."
             )
     if folder:
         remedy = f"Replace it by the file in {ADDRESS}."
@@ -280,7 +280,9 @@ def _download(address, folder):
     try:
         import pooch
     except ModuleNotFoundError as problem:
-        raise _no_download(address, folder, "pooch is not installed") from problem
+        raise _no_download(
+            address, folder, "pooch, which fetches it, is not installed"
+        ) from problem
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
@@ -326,8 +328,8 @@ def _no_download(address, folder, reason):
         f"The ISBI 2012 stacks are not here and could not be fetched from {address} "
         f"({reason}). On a machine that can reach it, download and unpack that file; "
         f"then put {', '.join(PIXELS_SHA256)} into {folder}, or name their folder in "
-        f"the environment variable {VARIABLE}. Without them: {VARIABLE}=synthetic, or "
-        "`unet-lib data --synthetic`, gives the synthetic stand-in."
+        f"the environment variable {VARIABLE}. Without them, load_or_stand_in() or "
+        "`unet-lib data --synthetic` gives the synthetic stand-in."
     )
 
 
@@ -337,8 +339,8 @@ def _no_download(address, folder, reason):
 def synthetic_em(slices=30, size=512, seed=0):
     """Draw a stack that looks like EM of neural tissue, with its labels.
 
-    Irregular cells drift from slice to slice; their membranes, 6 px wide in the
-    labels as in the real ones, are dark, of varying strength and here and there
+    Irregular cells drift from slice to slice; their membranes, about 5 px wide in
+    the labels as in the real ones, are dark, of varying strength and here and there
     smeared as if cut at a slant; the cytoplasm is grained and holds vesicles and
     mitochondria, whose membranes are not labelled. Grey values have the mean and
     spread of the real training stack. Returns (images, labels), both (slices,
@@ -411,7 +413,9 @@ def _partition(rng, slices, size):
         # Crowded and sparse places, for small and large cells.
         points = low + span * rng.random((int(density * span.prod()), 3))
         crowd = np.sin(points @ waves + phase).sum(axis=1)
-        return points[rng.random(len(points)) < np.exp(1.3 * (crowd - 1.2))]
+        kept = rng.random(len(points)) < np.exp(1.3 * (crowd - 1.2))
+        kept[:2] = True  # a tiny stack may lie where nearly none is kept
+        return points[kept]
 
     # A voxel belongs to its nearest seed, a seed to its nearest centre: cells of
     # several seeds are not convex. Warped coordinates bend their borders.
