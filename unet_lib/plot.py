@@ -320,7 +320,7 @@ _CONTROL = (
     'style="display:block;width:100%;height:2em;margin:0"></label>'
 )
 _SLIDER = """\
-<div data-explore="{key}" style="max-width:{width}px">
+<div data-explore="{key}" style="max-width:{width:.0f}px">
 <div style="display:flex;flex-wrap:wrap;gap:0 1.5em">{controls}</div>
 <img src="{source}" alt="{alt}" width="{across}" height="{height}" decoding="sync" \
 style="display:block;width:100%;height:auto">
@@ -379,7 +379,7 @@ def _slider_html(pictures, values, alt, start):
         )
         page = _SLIDER.format(
             key=hashlib.sha256((data + controls).encode()).hexdigest()[:12],
-            width=int(FIGURE_WIDTH * STYLE["figure.dpi"]),
+            width=min(FIGURE_WIDTH * STYLE["figure.dpi"], 1.5 * across),  # else blurred
             controls=controls,
             source=frames[first],
             alt=html.escape(alts[first]),
