@@ -3,6 +3,7 @@
     python book/record.py                    every page that has code
     python book/record.py data training      these pages
     python book/record.py --check data       on synthetic stacks; writes nothing
+    python book/record.py --text data        only text has changed: runs nothing
 
 A page is book/<name>.md, its recording notebooks/<name>.ipynb. A recording is
 written only if every cell of the page ran and nothing in it depends on the
@@ -85,7 +86,7 @@ def name_cells(notebook: nbformat.NotebookNode) -> None:
 
 def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> None:
     """Run all cells in a fresh kernel in notebooks/; print the progress."""
-    total = sum(cell.cell_type == "code" for cell in notebook.cells)
+    total = len(code_cells(notebook))
     done = 0
     begun = time.perf_counter()
 
@@ -115,14 +116,12 @@ def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> Non
 
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Drop from the outputs what a static page cannot show; refuse what it must not."""
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type != "code":
-            continue
+    for number, cell in enumerate(code_cells(notebook), start=1):
         drop_live_controls(cell, number)
         for output in cell.outputs:
             if output.output_type == "error":
                 raise RecordingError(
-                    f"cell {number} ends in {output.ename}; show a mistake with "
+                    f"code cell {number} ends in {output.ename}; show a mistake with "
                     "try and except, and print its message"
                 )
             if output.output_type == "stream":
@@ -131,7 +130,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             for text in texts(output):
                 if found := machine_path(text):
                     raise RecordingError(
-                        f"cell {number} shows a path of this machine ({found}); "
+                        f"code cell {number} shows a path of this machine ({found}); "
                         "print a name or a relative path"
                     )
 
@@ -145,7 +144,7 @@ def drop_live_controls(cell: nbformat.NotebookNode, number: int) -> None:
             shown.append(output)
     if cell.outputs and not shown:
         raise RecordingError(
-            f"cell {number} shows a live control alone; a page without a kernel "
+            f"code cell {number} shows a live control alone; a page without a kernel "
             "needs text/html or an image beside it"
         )
     cell.outputs = shown
@@ -211,19 +210,45 @@ def record(name: str, check: bool = False) -> None:
         print(f"  notebooks/{name}.ipynb: {write(notebook, name):,} bytes")
 
 
+def take_over_text(name: str) -> None:
+    """Write changed text into a recording whose code still is the page's."""
+    page = read_page(name)
+    recording = NOTEBOOKS / f"{name}.ipynb"
+    if not recording.exists():
+        raise RecordingError("there is no recording yet; record it without --text")
+    recorded = code_cells(nbformat.read(recording, as_version=4))
+    written = code_cells(page)
+    if [cell.source for cell in written] != [cell.source for cell in recorded]:
+        raise RecordingError("its code has changed; record it without --text")
+    for cell, run in zip(written, recorded, strict=True):
+        cell.outputs, cell.execution_count = run.outputs, run.execution_count
+    print(f"{name}\n  notebooks/{name}.ipynb: {write(page, name):,} bytes")
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="pages; without a name, all")
-    parser.add_argument(
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
         "--check", action="store_true", help="run on synthetic stacks, write nothing"
+    )
+    mode.add_argument(
+        "--text", action="store_true", help="keep the outputs: only text has changed"
     )
     options = parser.parse_args()
     failed = []
     for name in options.names or pages():
         try:
-            record(name, check=options.check)
+            if options.text:
+                take_over_text(name)
+            else:
+                record(name, check=options.check)
         except (RecordingError, CellExecutionError) as error:
             print(f"{name} was not recorded: {error}", file=sys.stderr)
             failed.append(name)

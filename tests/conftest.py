@@ -1,0 +1,23 @@
+"""What the tests share."""
+
+import os
+
+import hypothesis
+import pytest
+
+# Windows of figures are not opened.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Nothing is timed, and a run finds what the last one found.
+hypothesis.settings.register_profile("book", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("book")
+
+
+@pytest.fixture(scope="session")
+def isbi2012():
+    """The real stacks, where UNET_BOOK_DATA names their folder."""
+    if os.environ.get("UNET_BOOK_DATA", "synthetic") == "synthetic":
+        pytest.skip("UNET_BOOK_DATA names no folder with the ISBI 2012 stacks")
+    from unet_lib import data
+
+    return data.load_isbi2012(os.environ["UNET_BOOK_DATA"])

@@ -1,0 +1,242 @@
+"""The book builds from its recordings alone, whole and with nothing from elsewhere."""
+
+import base64
+import hashlib
+import html.parser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import nbformat
+import pytest
+import record
+import recorded
+import yaml
+
+pytestmark = pytest.mark.book
+
+TOC = yaml.safe_load((record.BOOK / "_toc.yml").read_text("utf-8"))
+
+
+def entries(branch):
+    """Return the names of all pages below a branch of the contents."""
+    names = [branch[key] for key in ("root", "file") if key in branch]
+    for key in ("parts", "chapters", "sections"):
+        for twig in branch.get(key, []):
+            names += entries(twig)
+    return names
+
+
+PAGES = entries(TOC)
+
+
+def build(book, output, barred):
+    """Build a book; importing torch or anything else that runs pages is barred."""
+    barred.mkdir()
+    for module in ("torch", "unet_lib", "matplotlib"):
+        (barred / f"{module}.py").write_text(
+            f"raise ImportError('the book is built without {module}')\n"
+        )
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", str(book), "-W", "--keep-going", "--path-output", str(output)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(barred), "NO_COLOR": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    output = tmp_path_factory.mktemp("book")
+    run = build(record.BOOK, output, output / "barred")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return output / "_build" / "html"
+
+
+# The attributes by which an element of a page loads something.
+LOADS = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "source": "src",
+    "iframe": "src",
+    "video": "src",
+    "audio": "src",
+    "object": "data",
+    "embed": "src",
+}
+
+
+class Page(html.parser.HTMLParser):
+    """What a page loads, shows as images, and says in its article outside of code."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.loads, self.images, self.scripts, self.words = [], [], [], []
+        self.inside = {"article": 0, "pre": 0, "code": 0, "script": 0, "style": 0}
+        self.feed(path.read_text("utf-8"))
+        self.text = " ".join(self.words)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag in self.inside:
+            self.inside[tag] += 1
+        if address := attributes.get(LOADS.get(tag, "")):
+            self.loads.append(address)
+        if tag == "img" and self.inside["article"]:
+            self.images.append(attributes)
+
+    def handle_endtag(self, tag):
+        if tag in self.inside:
+            self.inside[tag] -= 1
+
+    def handle_data(self, text):
+        if self.inside["script"] or self.inside["style"]:
+            self.scripts.append(text)
+        elif self.inside["article"] and not (self.inside["pre"] or self.inside["code"]):
+            self.words.append(text)
+
+
+@pytest.fixture
+def page(site, name):
+    return Page(site / f"{name}.html")
+
+
+def test_each_page_with_code_is_in_the_contents():
+    assert set(record.pages()) <= set(PAGES)
+    assert len(PAGES) == len(set(PAGES))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_entry_of_the_contents_has_its_page(site, name):
+    assert (site / f"{name}.html").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_nothing_from_another_server(site, page):
+    elsewhere = re.compile(r"(https?:)?//")
+    assert not [address for address in page.loads if elsewhere.match(address)]
+    assert not re.search(r"https?://(?!www\.w3\.org/)", " ".join(page.scripts))
+    for address in page.loads:
+        if address.partition("?")[0].endswith(".css"):
+            style = (site / address.partition("?")[0]).read_text("utf-8")
+            assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", style)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_formulas_are_set_by_a_script_of_the_book(site, page):
+    if r"\(" in page.text or r"\[" in page.text:
+        (script,) = [address for address in page.loads if "mathjax" in address]
+        assert (site / script).stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_markup_shows_through(page):
+    raw = re.compile(r"\{[a-z:-]+\}`|:::|```|\$\$|\{code-cell\}|\bundefined\b")
+    found = raw.search(page.text)
+    assert not found, page.text[max(0, found.start() - 80) : found.end() + 80]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_image_is_there_and_described(site, page):
+    for image in page.images:
+        if not image["src"].startswith("data:"):
+            assert (site / image["src"]).stat().st_size > 0
+        description = image.get("alt", "")
+        assert len(description) > 10, f"no alternative text: {image['src']}"
+        assert not description.endswith(".png"), f"no alternative text: {description}"
+
+
+@pytest.mark.parametrize("name", record.pages())
+def test_each_recorded_picture_is_shown(site, page, name):
+    notebook = nbformat.read(record.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    hidden = {"remove-output", "remove-cell"}
+    recorded = {
+        hashlib.sha256(base64.b64decode(output.data["image/png"])).hexdigest()
+        for cell in record.code_cells(notebook)
+        if not hidden & set(cell.metadata.get("tags", []))
+        for output in cell.outputs
+        if "image/png" in output.get("data", {}) and "text/html" not in output.data
+    }
+    shown = {
+        hashlib.sha256((site / image["src"]).read_bytes()).hexdigest()
+        for image in page.images
+        if not image["src"].startswith("data:")
+    }
+    assert recorded <= shown
+
+
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3 (ipykernel)
+  language: python
+  name: python3
+---
+"""
+
+
+def small_book(folder, *sources):
+    """Write a book of one page with these cells; its recording has `1 + 1` alone."""
+    cells = "".join(f"```{{code-cell}} ipython3\n{code}\n```\n\n" for code in sources)
+    (folder / "book").mkdir()
+    (folder / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (folder / "book" / "index.md").write_text(f"{HEADER}\n# Title\n\n{cells}")
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1)
+    result = {"text/plain": "as recorded"}
+    cell.outputs = [nbformat.v4.new_output("execute_result", data=result)]
+    (folder / "notebooks").mkdir()
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[cell]), folder / "notebooks" / "index.ipynb"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        (["1 + 1"], None),
+        (["1 + 2"], "differs from its recording in code cell 1"),
+        (["1 + 1", "2"], "has 2 code cells, its recording 1"),
+    ],
+)
+def test_outputs_are_taken_for_the_code_that_made_them(
+    tmp_path, monkeypatch, sources, complaint
+):
+    small_book(tmp_path, *sources)
+    warnings, dependencies = [], []
+    environment = types.SimpleNamespace(
+        docname="index", note_dependency=dependencies.append
+    )
+    running = types.SimpleNamespace(srcdir=str(tmp_path / "book"), env=environment)
+    monkeypatch.setattr(recorded, "build", running, raising=False)
+    monkeypatch.setattr(recorded, "warn", lambda name, reason: warnings.append(reason))
+
+    page = recorded.read((tmp_path / "book" / "index.md").read_text())
+
+    assert warnings == ([complaint] if complaint else [])
+    outputs = [output for cell in record.code_cells(page) for output in cell.outputs]
+    assert len(outputs) == (0 if complaint else 1)
+    # A new recording has the page read again.
+    assert dependencies == [str(tmp_path / "notebooks" / "index.ipynb")]
+
+
+def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
+    small_book(tmp_path, "1 + 2")
+    shutil.copytree(record.BOOK / "_ext", tmp_path / "book" / "_ext")
+    shutil.copy(record.BOOK / "references.bib", tmp_path / "book")
+    shutil.copy(record.BOOK.parent / "_config.yml", tmp_path)
+
+    run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
+
+    assert run.returncode != 0
+    assert "run: python book/record.py index" in run.stdout + run.stderr
+    shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
+    assert "as recorded" not in shown
