@@ -86,6 +86,7 @@ def name_cells(notebook: nbformat.NotebookNode) -> None:
 
 def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> None:
     """Run all cells in a fresh kernel in notebooks/; print the progress."""
+    NOTEBOOKS.mkdir(exist_ok=True)
     total = len(code_cells(notebook))
     done = 0
     begun = time.perf_counter()
@@ -181,7 +182,6 @@ def write(notebook: nbformat.NotebookNode, name: str) -> int:
             f"the recording has {size:,} bytes, more than {LARGEST:,}; "
             "draw smaller or fewer figures"
         )
-    NOTEBOOKS.mkdir(exist_ok=True)
     temporary = NOTEBOOKS / f".{name}.ipynb.part"
     try:
         temporary.write_text(text, "utf-8")
