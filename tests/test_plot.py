@@ -357,8 +357,9 @@ def test_a_browser_moves_the_sliders(tmp_path):
     ]
 
 
-def test_in_a_notebook():
+def test_in_a_notebook(monkeypatch):
     """In a kernel: both forms of the control, figures once each, in small files."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses its own
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipywidgets")
     cells = [
