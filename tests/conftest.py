@@ -3,10 +3,13 @@
 import os
 
 import hypothesis
+import matplotlib
 import pytest
 
-# Windows of figures are not opened.
-os.environ.setdefault("MPLBACKEND", "Agg")
+# Windows of figures are not opened. Set here and not in the environment, where
+# the kernels of the notebooks would take it over.
+os.environ.pop("MPLBACKEND", None)
+matplotlib.use("Agg")
 
 # Nothing is timed, and a run finds what the last one found.
 hypothesis.settings.register_profile("book", deadline=None, derandomize=True)

@@ -171,6 +171,13 @@ def test_each_recorded_picture_is_shown(site, page, name):
     assert recorded <= shown
 
 
+@pytest.mark.parametrize("name", record.pages())
+def test_the_recording_can_be_downloaded(site, name):
+    recording = (record.NOTEBOOKS / f"{name}.ipynb").read_bytes()
+    assert (site / "_sources" / f"{name}.ipynb").read_bytes() == recording
+    assert f'href="_sources/{name}.ipynb"' in (site / f"{name}.html").read_text("utf-8")
+
+
 HEADER = """---
 jupytext:
   text_representation:

@@ -9,6 +9,7 @@ would run such a page anew, and would not rebuild a page when its recording
 alone has changed.)
 """
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,7 @@ def read(text: str) -> nbformat.NotebookNode:
     if not is_myst_markdown_notebook(text):
         return page
     name = build.env.docname
-    recording = recording_of(name)
+    recording = Path(build.srcdir).parent / "notebooks" / f"{name}.ipynb"
     build.env.note_dependency(str(recording))
     if not recording.exists():
         warn(name, "is not recorded")
@@ -53,10 +54,6 @@ def read(text: str) -> nbformat.NotebookNode:
     return page
 
 
-def recording_of(name: str) -> Path:
-    return Path(build.srcdir).parent / "notebooks" / f"{name}.ipynb"
-
-
 def warn(name: str, reason: str) -> None:
     LOGGER.warning(
         f"{name}.md {reason}; run: python book/record.py {name}",
@@ -65,8 +62,22 @@ def warn(name: str, reason: str) -> None:
     )
 
 
+def offer_recording(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object
+) -> None:
+    """Put the recording beside the page, for the theme's download button."""
+    recording = Path(app.srcdir).parent / "notebooks" / f"{pagename}.ipynb"
+    if doctree is not None and recording.exists():
+        target = Path(app.outdir) / "_sources" / recording.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(recording, target)
+        context["ipynb_source"] = recording.name
+
+
 def setup(app: Sphinx) -> dict:
     global build
     build = app
     app.config.nb_custom_formats = {".md": "recorded.read"}
+    # Before the theme makes its buttons.
+    app.connect("html-page-context", offer_recording, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
