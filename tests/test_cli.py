@@ -1,14 +1,18 @@
 """The commands: exit codes, what they print, what they teach."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tifffile
 
 from unet_lib import cli, data
+from unet_lib.model import UNet, save_network
+from unet_lib.predict import predict
 
 
 @pytest.fixture
@@ -88,6 +92,105 @@ def test_help_teaches(capsys):
     assert "example:" in text
     assert "UNET_BOOK_DATA" in text
     assert "255 = cell" in text
+    for command in ("train", "predict"):
+        assert cli.main([command, "--help"]) == 0
+        assert "example:" in capsys.readouterr().out
+
+
+@pytest.fixture
+def small_stacks(monkeypatch):
+    """Thirty small slices in the place of the real ones, so that folds exist."""
+    images, labels = data.synthetic_em(30, 48, seed=0)
+    stacks = data.Stacks(images, labels, images, None, "ISBI 2012")
+    monkeypatch.setattr(data, "load_isbi2012", lambda folder=None: stacks)
+
+
+TINY = {
+    "base_channels": 1,
+    "depth": 1,
+    "tile": 24,
+    "steps": 2,
+    "augmentation": {"deformation": 2.0},
+    "device": "cpu",
+}
+
+
+@pytest.mark.usefixtures("small_stacks")
+def test_train_records_a_run_of_the_configuration(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY))
+    folder = tmp_path / "run"
+    arguments = ["train", str(folder), "--config", str(config), "--fold", "5"]
+    assert cli.main(arguments) == 0
+    assert "slices 24, 25, 26, 27, 28, 29" in capsys.readouterr().out
+    recorded = json.loads((folder / "config.json").read_text())
+    assert {name: recorded[name] for name in TINY if name != "augmentation"} == {
+        name: value for name, value in TINY.items() if name != "augmentation"
+    }
+    assert recorded["augmentation"]["deformation"] == 2.0
+    assert recorded["held_out"] == [24, 25, 26, 27, 28, 29]
+    # What a run has written is itself a configuration: the run again.
+    again = tmp_path / "again"
+    assert cli.main(["train", str(again), "--config", str(folder / "config.json")]) == 0
+    assert (again / "network.safetensors").read_bytes() == (
+        folder / "network.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.usefixtures("small_stacks")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stepz": 5}, "stepz"),
+        ({"steps": 0}, "steps"),
+        ({"held_out": [30]}, "Cannot hold out"),
+        ({"tile": 25}, "nearest legal"),
+    ],
+)
+def test_train_refuses_a_wrong_configuration(fields, message, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY | fields))
+    assert cli.main(["train", str(tmp_path / "run"), "--config", str(config)]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (2, 30, 41)])
+def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
+    network = UNet(base_channels=2, depth=1)
+    save_network(network, tmp_path / "network.safetensors")
+    grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", grey)
+    arguments = [str(tmp_path / name) for name in ("network.safetensors", "in.tif")]
+    output = tmp_path / "out.tif"
+    assert cli.main(["predict", *arguments, str(output)]) == 0
+    with tifffile.TiffFile(output) as file:
+        assert file.is_imagej
+        assert file.series[0].axes == "ZYX"[-len(shape) :]
+        written = file.asarray()
+    assert written.dtype == np.float32
+    np.testing.assert_array_equal(written, predict(network, grey / np.float32(255)))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [
+        ".safetensors",
+        ".tif",
+        ".tif",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [(np.full((8, 8), 200.0, np.float32), "from 0 to 1"), (None, "not a TIFF")],
+)
+def test_predict_refuses_what_is_no_grey_image(pixels, message, tmp_path, capsys):
+    save_network(UNet(base_channels=1, depth=1), tmp_path / "network.safetensors")
+    source = tmp_path / "in.tif"
+    if pixels is None:
+        source.write_text("no picture")
+    else:
+        tifffile.imwrite(source, pixels)
+    network, output = tmp_path / "network.safetensors", tmp_path / "out.tif"
+    assert cli.main(["predict", str(network), str(source), str(output)]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_cli_imports_what_a_command_needs_when_it_runs():

@@ -18,13 +18,15 @@ def main(argv=None):
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     add_data(subparsers)
+    add_train(subparsers)
+    add_predict(subparsers)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help or what is wrong
         return stop.code
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as problem:
+    except (ValueError, OSError, FloatingPointError) as problem:
         print(f"unet-lib: {problem}", file=sys.stderr)
         return 1
 
@@ -94,6 +96,134 @@ def run_data(arguments):
     if arguments.export:
         data.export_slices(stacks, arguments.export)
         print(f"One PNG a slice written to {arguments.export}.")
+    return 0
+
+
+def add_train(subparsers):
+    """Describe `unet-lib train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network on the training stack; stopped runs go on",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train on the ISBI 2012 training stack and record the run in FOLDER:\n"
+            "config.json, history.csv, pictures, metrics.json, network.safetensors.\n"
+            "Given again, the same command goes on from the last checkpoint.\n"
+            "\n"
+            "Without --config the run is the paper's, as unet_lib.train.TrainConfig\n"
+            "describes it; it wants a GPU. A configuration is a JSON file with those\n"
+            "of its fields that are to differ."
+        ),
+        epilog=(
+            "example: the book's own network again, an hour or two on two cores\n"
+            "  unet-lib train runs/again --config results/quarter-width/config.json\n"
+            "\n"
+            "example: the paper's, slices 24 to 29 held out\n"
+            "  unet-lib train runs/paper --fold 5"
+        ),
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="of the run, new or its own")
+    parser.add_argument("--config", help="JSON file with fields of TrainConfig")
+    parser.add_argument(
+        "--fold",
+        type=int,
+        choices=range(1, 6),
+        help="hold out this one of five contiguous blocks of slices",
+    )
+    parser.add_argument("--data", help="the folder that holds the stacks")
+    parser.set_defaults(run=run_train)
+
+
+def run_train(arguments):
+    """Train one network and print what the held-out slices say of it."""
+    import dataclasses
+    import json
+    from pathlib import Path
+
+    from unet_lib import data
+    from unet_lib.train import TrainConfig, fit
+
+    fields = {}
+    if arguments.config:
+        fields = json.loads(Path(arguments.config).read_text(encoding="utf-8"))
+    config = TrainConfig.from_dict(fields)
+    if arguments.fold:
+        _, held_out = data.folds()[arguments.fold - 1]
+        config = dataclasses.replace(config, held_out=tuple(map(int, held_out)))
+    stacks = data.load_isbi2012(arguments.data)
+    run = fit(config, stacks.train_images, stacks.train_labels, arguments.folder)
+    if "pixel_error" in run.metrics:
+        slices = ", ".join(map(str, run.metrics["held_out"]))
+        print(f"Pixel error on slices {slices}: {run.metrics['pixel_error']:.4f}")
+    print(f"Recorded in {arguments.folder}.")
+    return 0
+
+
+def add_predict(subparsers):
+    """Describe `unet-lib predict`."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="segment a TIFF stack with a trained network",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Write the probability of cell for each pixel of a grey TIFF image or\n"
+            "stack, of any size, as a float32 TIFF that Fiji opens. Integer images\n"
+            "are scaled by their type's largest value, floating-point ones must be\n"
+            "from 0 to 1."
+        ),
+        epilog=(
+            "example:\n"
+            "  unet-lib predict results/quarter-width/network.safetensors \\\n"
+            "      test-volume.tif probabilities.tif"
+        ),
+    )
+    parser.add_argument("network", help="a .safetensors file of a training run")
+    parser.add_argument("images", help="a grey TIFF, one image or a stack")
+    parser.add_argument("output", help="the TIFF to write")
+    parser.add_argument(
+        "--eightfold",
+        action="store_true",
+        help="average over quarter turns and mirrorings: better, eight times slower",
+    )
+    parser.set_defaults(run=run_predict)
+
+
+def run_predict(arguments):
+    """Predict a TIFF stack, and write the result whole or not at all."""
+    import os
+    from pathlib import Path
+
+    import numpy as np
+    import tifffile
+
+    from unet_lib.model import load_network
+    from unet_lib.predict import predict
+    from unet_lib.train import best_device
+
+    try:
+        images = tifffile.imread(arguments.images)
+    except tifffile.TiffFileError as error:
+        raise ValueError(f"{arguments.images} is not a TIFF image: {error}.") from error
+    if np.issubdtype(images.dtype, np.unsignedinteger):
+        images = images / np.float32(np.iinfo(images.dtype).max)
+    elif images.min(initial=0) < 0 or images.max(initial=0) > 1:
+        raise ValueError(
+            f"{arguments.images} holds {images.dtype} values from {images.min()} to "
+            f"{images.max()}: expected unsigned integers, or floats from 0 to 1."
+        )
+    network = load_network(arguments.network, best_device())
+    probabilities = predict(
+        network, images, eightfold=arguments.eightfold, progress=True
+    )
+    output = Path(arguments.output)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        axes = "ZYX" if probabilities.ndim == 3 else "YX"
+        tifffile.imwrite(temporary, probabilities, imagej=True, metadata={"axes": axes})
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"Probabilities of cell written to {output}.")
     return 0
 
 

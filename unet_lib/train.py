@@ -85,6 +85,21 @@ class TrainConfig:
                     f"{name} must be from 0 to below 1, not {getattr(self, name)}."
                 )
 
+    @classmethod
+    def from_dict(cls, fields: dict) -> "TrainConfig":
+        """A configuration from a run's config.json; what is not named is default."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(
+                f"Unknown field(s) {', '.join(unknown)} of a configuration; known are "
+                f"{', '.join(sorted(known))}."
+            )
+        # JSON knows lists and dictionaries only.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if "augmentation" in fields:
+            fields["augmentation"] = Augmentation(**fields["augmentation"])
+        return cls(**fields)
+
 
 class Run(NamedTuple):
     """What `fit` returns."""
