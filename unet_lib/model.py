@@ -98,6 +98,10 @@ class UNet(nn.Module):
                 f"Expected images of shape (batch, {in_channels}, height, width), "
                 f"got {tuple(images.shape)}."
             )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"Expected images of floats from 0 to 1, got {images.dtype}."
+            )
         self.output_size(images.shape[2])
         self.output_size(images.shape[3])
 
