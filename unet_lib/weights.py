@@ -14,13 +14,15 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
 
     Args:
         labels: ``(height, width)``; boolean or integer, 0 = membrane. A map
-            with more than one value above 0 is taken as numbered already.
+            with more than one value above 0 is taken as numbered already; 0
+            and 1 are binary, and so are 0 and 255.
 
     Returns:
         int32 ``(height, width)``, 0 = membrane.
     """
     labels = _checked(labels)
-    if labels.max(initial=0) > 1:
+    highest = labels.max()
+    if labels.min(where=labels > 0, initial=highest) != highest:
         return labels.astype(np.int32)
     return ndimage.label(labels)[0]
 
@@ -36,7 +38,11 @@ def class_balance(labels: np.ndarray) -> tuple[float, float]:
     Args:
         labels: any shape; 0 = membrane, above 0 = cell.
     """
-    cell = float(np.mean(np.asarray(labels) > 0))
+    labels = np.asarray(labels)
+    if labels.size == 0:
+        raise ValueError(f"Expected at least one pixel, got shape {labels.shape}.")
+    _check_values(labels)
+    cell = float(np.mean(labels > 0))
     if cell in (0.0, 1.0):
         return 1.0, 1.0
     return 0.5 / (1 - cell), 0.5 / cell
@@ -168,15 +174,25 @@ def _nearest_in_columns(cells: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]
 
 def _checked(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
-    if labels.ndim != 2:
+    if labels.ndim != 2 or labels.size == 0:
         raise ValueError(
-            f"Expected labels of one slice, (height, width), got {labels.shape}."
+            "Expected labels of one slice, (height, width), with at least one pixel, "
+            f"got {labels.shape}."
         )
+    _check_values(labels)
+    return labels
+
+
+def _check_values(labels: np.ndarray) -> None:
     if labels.dtype != bool and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"Expected boolean or integer labels, got {labels.dtype}: 1 (or a number "
             "for each cell) is cell, 0 membrane."
         )
-    if labels.min(initial=0) < 0:
+    if labels.min() < 0:
         raise ValueError("Expected labels from 0 on, got values below 0.")
-    return labels
+    if labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"Expected labels up to {np.iinfo(np.int32).max}, got {labels.max()}: "
+            "renumber the cells (skimage.segmentation.relabel_sequential)."
+        )

@@ -1,0 +1,242 @@
+"""Weight maps against one distance transform a cell over the whole slice."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.ndimage import distance_transform_edt
+from skimage.measure import label
+
+from unet_lib.weights import (
+    border_distances,
+    class_balance,
+    label_cells,
+    weight_map,
+)
+
+
+def naive_distances(labels):
+    """d1 and d2, one distance transform a cell; cells of one value are labelled."""
+    values = np.unique(labels[labels > 0])
+    cells = labels if len(values) > 1 else label(labels > 0, connectivity=1)
+    distances = [
+        distance_transform_edt(cells != cell) for cell in np.unique(cells[cells > 0])
+    ]
+    distances += [np.full(labels.shape, np.inf)] * 2
+    first, second = np.sort(distances, axis=0)[:2]
+    return np.where(labels > 0, 0, first), np.where(labels > 0, 0, second)
+
+
+def naive_weight_map(labels, w0=10.0, sigma=5.0):
+    """Equation 2 in float64, its second term on the membrane alone."""
+    membrane, cell = (labels == 0).sum(), (labels > 0).sum()
+    total = membrane + cell
+    balance = np.ones(labels.shape)
+    if membrane and cell:
+        balance = np.where(labels > 0, total / (2 * cell), total / (2 * membrane))
+    stack = labels if labels.ndim == 3 else labels[None]
+    term = np.zeros(stack.shape)
+    for z, one in enumerate(stack):
+        first, second = naive_distances(one)
+        term[z] = w0 * np.exp(-((first + second) ** 2) / (2 * sigma**2))
+    term[stack > 0] = 0
+    return balance + term.reshape(labels.shape)
+
+
+def check(labels, **options):
+    for ours, reference in zip(
+        border_distances(labels), naive_distances(labels), strict=True
+    ):
+        assert ours.dtype == np.float64
+        np.testing.assert_allclose(ours, reference, rtol=1e-14)
+    weights = weight_map(labels, **options)
+    assert weights.dtype == np.float32
+    assert weights.min() > 0
+    np.testing.assert_allclose(
+        weights, naive_weight_map(labels, **options), rtol=1e-5, atol=1e-6
+    )
+
+
+shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
+
+
+@given(arrays(np.uint8, shapes, elements=st.integers(0, 1)))
+@example(np.zeros((5, 7), np.uint8))
+@example(np.ones((5, 7), np.uint8))
+@example(np.eye(6, dtype=np.uint8))  # touching at corners: six cells
+@example(np.array([[1]], np.uint8))
+@example(np.array([[0]], np.uint8))
+@settings(max_examples=80)
+def test_binary_labels(labels):
+    check(labels)
+
+
+@given(arrays(np.int32, shapes, elements=st.sampled_from([0, 0, 0, 1, 2, 3, 9])))
+@example(np.array([[1, 0, 0, 2, 0, 1]], np.int32))  # one cell in two pieces
+@example(np.array([[3, 4, 0, 0, 0]], np.int32))  # two cells that touch
+@settings(max_examples=80)
+def test_instance_labels(labels):
+    check(labels)
+
+
+@given(
+    arrays(np.uint8, (9, 11), elements=st.integers(0, 1)),
+    st.floats(0, 50),
+    st.floats(0.1, 8),
+)
+@settings(max_examples=40)
+def test_parameters(labels, w0, sigma):
+    check(labels, w0=w0, sigma=sigma)
+
+
+def voronoi(shape, count, seed):
+    """Instance labels of many cells with a gap between them."""
+    random = np.random.default_rng(seed)
+    centres = random.uniform(0, shape, (count, 2))
+    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1)[:, :, None]
+    distances = np.sqrt(((grid - centres) ** 2).sum(-1))
+    nearest, second = np.partition(distances, 1, axis=2)[..., :2].transpose(2, 0, 1)
+    cells = distances.argmin(2).astype(np.int32) + 1
+    return np.where(second - nearest < 4, 0, cells)
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (90, 70)])
+def test_many_cells(shape):
+    cells = voronoi(shape, 40, seed=1)
+    assert len(np.unique(cells)) > 8
+    check(cells)
+    check((cells > 0).astype(np.uint8))
+
+
+def test_a_real_slice(isbi2012):
+    check(isbi2012.train_labels[3, 100:340, 60:300])
+
+
+def test_two_cells_by_hand():
+    labels = np.zeros((1, 8), bool)
+    labels[0, [0, 1, 6, 7]] = True
+    first, second = border_distances(labels)
+    assert first.tolist() == [[0, 0, 1, 2, 2, 1, 0, 0]]
+    assert second.tolist() == [[0, 0, 4, 3, 3, 4, 0, 0]]
+    expected = np.ones((1, 8))
+    expected[0, 2:6] += 10 * np.exp(-(5**2) / (2 * 5**2))
+    np.testing.assert_allclose(weight_map(labels), expected, rtol=1e-6)
+
+
+def test_the_term_stands_on_the_membrane_alone():
+    labels = (voronoi((40, 40), 12, seed=2) > 0).astype(np.uint8)
+    membrane, cell = class_balance(labels)
+    weights = weight_map(labels)
+    assert (weights[labels == 1] == np.float32(cell)).all()
+    assert weights[labels == 0].max() > membrane + 5
+
+
+def test_no_and_one_cell_have_no_term():
+    for labels in (np.zeros((6, 6), int), np.ones((6, 6), int), np.eye(1, 9, 4, int)):
+        membrane, cell = class_balance(labels)
+        expected = np.where(labels > 0, cell, membrane).astype(np.float32)
+        np.testing.assert_array_equal(weight_map(labels), expected)
+
+
+def test_a_stack_is_weighed_as_one():
+    stack = np.stack([voronoi((30, 20), 9, seed) for seed in range(3)])
+    stack[1] = 0
+    weights = weight_map(stack)
+    np.testing.assert_allclose(weights, naive_weight_map(stack), rtol=1e-5)
+    # The term is a slice's own; only w_c is the stack's.
+    alone = weight_map(stack[2]) - np.where(
+        stack[2] > 0, *class_balance(stack[2])[::-1]
+    )
+    joint = weights[2] - np.where(stack[2] > 0, *class_balance(stack)[::-1])
+    np.testing.assert_allclose(joint, alone, atol=1e-5)
+
+
+def test_labels_are_not_changed():
+    labels = (voronoi((30, 20), 9, 0) > 0).astype(np.uint8)
+    before = labels.copy()
+    weight_map(labels)
+    np.testing.assert_array_equal(labels, before)
+
+
+@given(arrays(np.uint8, shapes, elements=st.integers(0, 1)))
+def test_class_balance(labels):
+    membrane, cell = class_balance(labels)
+    weights = np.where(labels > 0, cell, membrane)
+    assert weights.mean() == pytest.approx(1)
+    if 0 < labels.mean() < 1:
+        assert weights[labels > 0].sum() == pytest.approx(weights[labels == 0].sum())
+
+
+@given(arrays(np.uint8, shapes, elements=st.integers(0, 1)))
+def test_cells_are_4_connected(labels):
+    cells = label_cells(labels)
+    reference = label(labels, connectivity=1)
+    assert cells.dtype == np.int32
+    # The same pieces, whatever their numbers.
+    pairs = set(zip(cells.ravel().tolist(), reference.ravel().tolist(), strict=True))
+    assert len(pairs) == len(np.unique(cells)) == len(np.unique(reference))
+    np.testing.assert_array_equal(cells > 0, labels > 0)
+
+
+def test_zero_and_255_are_binary_too():
+    labels = (voronoi((40, 40), 12, seed=3) > 0).astype(np.uint8)
+    np.testing.assert_array_equal(weight_map(255 * labels), weight_map(labels))
+    np.testing.assert_array_equal(weight_map(labels > 0), weight_map(labels))
+
+
+def test_numbered_cells_are_kept():
+    cells = np.array([[1, 0, 7, 7], [1, 0, 0, 7]], np.uint16)
+    np.testing.assert_array_equal(label_cells(cells), cells)
+
+
+ZEROS = np.zeros((4, 4), int)
+
+
+@pytest.mark.parametrize("function", [weight_map, border_distances, label_cells])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(4, int), r"got \(4,\)"),
+        (np.zeros((1, 1, 4, 4), int), r"got \(1, 1, 4, 4\)"),
+        (np.zeros((0, 4), int), r"at least one pixel, got \(0, 4\)"),
+        (np.zeros((4, 4), np.float32), "got float32"),
+        (np.full((4, 4), np.nan), "got float64"),
+        (ZEROS - 1, "below 0"),
+        (np.full((4, 4), 2**40), "up to 2147483647"),
+        (np.full((4, 4), "cell"), "integer labels"),
+    ],
+)
+def test_labels_refused(function, labels, message):
+    with pytest.raises(ValueError, match=message):
+        function(labels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"w0": -1},
+        {"w0": np.nan},
+        {"w0": np.inf},
+        {"sigma": 0},
+        {"sigma": -5},
+        {"sigma": np.nan},
+        {"sigma": np.inf},
+    ],
+)
+def test_parameters_refused(options):
+    with pytest.raises(ValueError, match="w0 >= 0 and sigma > 0"):
+        weight_map(ZEROS, **options)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((0, 3), int), np.full((2, 2), np.nan), ZEROS - 1]
+)
+def test_class_balance_refuses(labels):
+    with pytest.raises(ValueError, match="Expected"):
+        class_balance(labels)
+
+
+def test_stacks_are_not_one_slice():
+    with pytest.raises(ValueError, match="one slice"):
+        border_distances(np.zeros((2, 4, 4), int))
