@@ -92,6 +92,8 @@ def displacement_field(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
             "Expected a grid of shape (batch, 2, points, points) with at least two "
             f"points a side, got {tuple(grid.shape)}."
         )
+    if not grid.is_floating_point():
+        raise ValueError(f"Expected a grid of floats, got {grid.dtype}.")
     rows, columns = (
         spline_matrix(pixels, points).to(grid)
         for pixels, points in zip(size, grid.shape[2:], strict=True)
@@ -118,6 +120,16 @@ def resample(
             "Expected maps (batch, channel, height, width) and coordinates (batch, 2, "
             f"height, width), got {tuple(maps.shape)}, {tuple(coordinates.shape)}."
         )
+    if len(maps) != len(coordinates) or 0 in maps.shape:
+        raise ValueError(
+            "Expected one set of coordinates for each of at least one map, got "
+            f"{tuple(maps.shape)} and {tuple(coordinates.shape)}."
+        )
+    if not maps.is_floating_point():
+        raise ValueError(
+            f"Expected maps of floats, got {maps.dtype}: pass labels as floats, with "
+            'mode="nearest".'
+        )
     # grid_sample counts from -1 to 1 between the border pixels, column first.
     last = torch.tensor(maps.shape[2:], device=maps.device).sub(1).clamp(min=1)
     normalised = coordinates * (2 / last).view(1, 2, 1, 1) - 1
@@ -142,6 +154,11 @@ def deform(
         images: ``(batch, channel, height, width)``, float.
         grid: ``(batch, 2, points, points)``, pixels, as `displacement_field`'s.
     """
+    if images.ndim != 4:
+        raise ValueError(
+            "Expected images of shape (batch, channel, height, width), got "
+            f"{tuple(images.shape)}."
+        )
     field = displacement_field(grid, images.shape[2:])
     return resample(images, _pixels(images.shape[2:], field.device) + field, mode)
 
@@ -160,7 +177,8 @@ class TileSampler:
         output: of the labels and weights: the network's output for `tile`.
         augmentation: an `Augmentation`.
         seed: tile number i is always the same tile for a seed, whoever asks,
-            in whatever order and batch.
+            in whatever order and batch; between batches of different sizes, to
+            the rounding of float32.
         device: where the stack lies and the tiles are made.
     """
 
@@ -189,6 +207,7 @@ class TileSampler:
                 f"Expected 0 < output <= tile, an even number apart, got {output} "
                 f"and {tile}: take tile and UNet.output_size(tile)."
             )
+        _check_stacks(images, labels, weights)
         self.tile, self.output, self.seed = tile, output, seed
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
@@ -249,6 +268,23 @@ class TileSampler:
         labels = resample(maps[:, 1:2], inner, mode="nearest")[:, 0].long()
         weights = resample(maps[:, 2:], inner)[:, 0]
         return images, labels, weights
+
+
+def _check_stacks(images, labels, weights) -> None:
+    images, labels, weights = map(np.asarray, (images, labels, weights))
+    for name, stack in (("images", images), ("weights", weights)):
+        if stack.dtype.kind != "f" or not np.isfinite(stack).all():
+            raise ValueError(
+                f"Expected {name} of finite floats, got {stack.dtype}"
+                f"{' with NaN or infinity' if stack.dtype.kind == 'f' else ''}."
+            )
+    if labels.dtype.kind not in "bui" or labels.min() < 0:
+        raise ValueError(
+            f"Expected labels of integers from 0 on, got {labels.dtype} from "
+            f"{labels.min()}."
+        )
+    if weights.min() < 0:
+        raise ValueError(f"Expected weights above 0, got {weights.min():g}.")
 
 
 def _pixels(size: tuple[int, int], device: torch.device) -> torch.Tensor:
