@@ -37,6 +37,8 @@ def plan_axis(network: UNet, length: int, tile: int) -> Axis:
     so that stitched tiles equal the whole. With the paper's 572 and 388 the
     stride is 384, not 388.
     """
+    if length < 1:
+        raise ValueError(f"Expected a length of at least one pixel, got {length}.")
     output = network.output_size(tile)
     step = 2**network.depth
     tiles = 1
@@ -65,31 +67,33 @@ def plan_tiles(
         size: height and width of the image.
         tile: input size of the tiles, if it is to be a given one: the paper's
             is 572. Default: the cheapest.
-        max_pixels: the most input pixels of one tile; bounds the memory.
+        max_pixels: the most input pixels of one tile; bounds the memory. Not
+            looked at where `tile` is given.
 
     Raises:
         ValueError: for an illegal tile, or a bound below the smallest tile.
     """
     if tile is not None:
         return plan_axis(network, size[0], tile), plan_axis(network, size[1], tile)
-    least = network.input_size(2**network.depth)
+    choices = [_smallest_tiles(network, length) for length in size]
     plans = [
         (rows, columns)
-        for rows, columns in itertools.product(
-            *(_smallest_tiles(network, length, least) for length in size)
-        )
+        for rows, columns in itertools.product(*choices)
         if rows.tile * columns.tile <= max_pixels
     ]
     if not plans:
+        height, width = (min(axis.tile for axis in axes) for axes in choices)
         raise ValueError(
-            f"max_pixels={max_pixels} is below the smallest tile of {least} x {least} "
-            f"pixels: allow at least {least**2}."
+            f"max_pixels={max_pixels} is below the smallest tile of {height} x {width} "
+            f"pixels: allow at least {height * width}."
         )
     return min(plans, key=lambda plan: math.prod(a.tiles * a.tile for a in plan))
 
 
-def _smallest_tiles(network: UNet, length: int, least: int) -> list[Axis]:
+def _smallest_tiles(network: UNet, length: int) -> list[Axis]:
     """For each number of tiles that can cover `length`, the smallest tile."""
+    # A tile is one of several, with an output of a stride at least, or the only one.
+    least = network.input_size(min(length, 2**network.depth))
     most = max(least, network.input_size(length))
     axes = [plan_axis(network, length, n) for n in network.valid_sizes(least, most)]
     return list({axis.tiles: axis for axis in reversed(axes)}.values())
@@ -124,7 +128,8 @@ def predict(
 
     Raises:
         ValueError: for images of another rank, empty or not finite, for a
-            padded network, and for an illegal tile.
+            padded network or one of several input channels, and for an illegal
+            tile.
     """
     images = np.asarray(images)
     if images.ndim not in (2, 3) or images.size == 0:
@@ -132,12 +137,22 @@ def predict(
             "Expected images of shape (height, width) or (slices, height, width) "
             f"with at least one pixel, got {images.shape}."
         )
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"Expected images of floats from 0 to 1, got {images.dtype}; divide 0..255 "
+            "by 255."
+        )
     if not np.isfinite(images).all():
         raise ValueError("Expected finite images, got NaN or infinity.")
     if network.padding != "valid":
         raise ValueError(
             'Expected a network with padding="valid": the tiles of a padded one do '
             "not join without seams. Give such a network whole images instead."
+        )
+    if network.arguments["in_channels"] != 1 or network.arguments["num_classes"] < 2:
+        raise ValueError(
+            "Expected a network of one input channel and at least two classes, got "
+            f"{network.arguments}."
         )
     network.eval()
     stack = images if images.ndim == 3 else images[None]
@@ -149,7 +164,7 @@ def predict(
                 turned = _turn(image, turn)
                 axes = plan_tiles(network, turned.shape, tile, max_pixels)
                 scores = _stitch(network, turned, *axes)
-                cell = torch.softmax(scores, dim=0)[1].double().cpu().numpy()
+                cell = torch.softmax(scores, dim=0)[1].cpu().double().numpy()
                 total += _turn_back(cell, turn)
                 bar.update()
     probabilities /= len(turns)

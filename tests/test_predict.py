@@ -1,0 +1,343 @@
+"""Overlap-tile: stitched tiles equal the network run over the mirrored whole."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from unet_lib import predict as module
+from unet_lib.model import UNet
+from unet_lib.predict import mirror_pad, plan_axis, plan_tiles, predict
+
+
+def tiny(depth, **options):
+    """A network in double precision whose biases count too."""
+    torch.manual_seed(depth)
+    network = UNet(base_channels=2, depth=depth, dropout=0.5, **options).double()
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.3)
+    return network.eval()
+
+
+NETWORKS = {depth: tiny(depth) for depth in (1, 2, 3)}
+
+
+def mirrored(length, before, after):
+    """Indices of a row that goes on mirrored at both ends, the end pixel once."""
+    there_and_back = [*range(length), *range(length - 2, 0, -1)]
+    return [
+        there_and_back[n % len(there_and_back)] for n in range(-before, length + after)
+    ]
+
+
+def whole(network, image):
+    """The soft-max of class 1 from one pass over the mirrored image."""
+    sizes = [network.input_size(length) for length in image.shape]
+    borders = [(n - network.output_size(n)) // 2 for n in sizes]
+    rows, columns = (
+        mirrored(length, border, size - length - border)
+        for length, size, border in zip(image.shape, sizes, borders, strict=True)
+    )
+    padded = torch.from_numpy(image[np.ix_(rows, columns)])[None, None]
+    with torch.no_grad():
+        scores = network(padded)[0, :, : image.shape[0], : image.shape[1]]
+    return (scores[1].exp() / scores.exp().sum(0)).numpy()
+
+
+def stitched(network, image, tile):
+    """The same from `predict`'s own parts, before it rounds to float32."""
+    axes = plan_tiles(network, image.shape, tile)
+    with torch.no_grad():
+        scores = module._stitch(network, image, *axes)
+    return torch.softmax(scores, 0)[1].numpy()
+
+
+def tiles_for(network, image):
+    """All legal tiles up to two steps above what covers the image at once."""
+    step = 2**network.depth
+    most = network.input_size(max(image.shape)) + 2 * step
+    return network.valid_sizes(network.input_size(step), most)
+
+
+lengths = st.integers(1, 33)
+
+
+@given(st.data(), st.sampled_from(sorted(NETWORKS)), lengths, lengths)
+@example(None, 1, 1, 1)
+@example(None, 3, 1, 33)
+@example(None, 2, 2, 1)
+@settings(max_examples=25)
+def test_stitched_equals_whole(data, depth, height, width):
+    network = NETWORKS[depth]
+    image = np.random.default_rng(height * 100 + width).random((height, width))
+    expected = whole(network, image)
+    tiles = tiles_for(network, image)
+    drawn = tiles if data is None else {data.draw(st.sampled_from(tiles)), tiles[0]}
+    for tile in drawn:
+        np.testing.assert_allclose(
+            stitched(network, image, tile), expected, rtol=0, atol=1e-10
+        )
+    np.testing.assert_allclose(predict(network, image), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("depth", "shape"), [(1, (9, 14)), (2, (21, 13)), (3, (17, 30))]
+)
+def test_every_legal_tile(depth, shape):
+    network = NETWORKS[depth]
+    image = np.random.default_rng(depth).random(shape)
+    expected = whole(network, image)
+    tiles = tiles_for(network, image)
+    assert len(tiles) > 3
+    counts = set()
+    for tile in tiles:
+        rows, columns = plan_tiles(network, shape, tile)
+        counts.add(rows.tiles * columns.tiles)
+        np.testing.assert_allclose(
+            stitched(network, image, tile), expected, rtol=0, atol=1e-10
+        )
+        ours = predict(network, image, tile=tile)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-7)
+    assert 1 in counts
+    assert max(counts) >= 4
+
+
+def test_a_stride_off_the_pooling_grid_would_differ():
+    """The trap: side by side with stride 388, not 384, tiles pool other pixels."""
+    network = NETWORKS[2]
+    tile = next(
+        n for n in network.valid_sizes(60, 100) if network.output_size(n) % 4 == 0
+    )
+    good = plan_axis(network, 3 * network.output_size(tile), tile)
+    assert good.stride == good.output
+    image = np.random.default_rng(0).random((good.padded, good.padded))
+    with torch.no_grad():
+        pass_ = network(torch.from_numpy(image)[None, None])[0]
+        for stride, same in (
+            (good.stride, True),
+            (good.stride - 4, True),
+            (good.stride - 2, False),
+        ):
+            part = torch.from_numpy(image[stride : stride + tile, :tile].copy())
+            scores = network(part[None, None])[0]
+            expected = pass_[:, stride : stride + good.output, : good.output]
+            assert torch.allclose(scores, expected, atol=1e-10) is same
+
+
+def test_the_papers_stride():
+    network = UNet(base_channels=1)
+    axis = plan_axis(network, 512, 572)
+    assert (axis.output, axis.stride, axis.tiles, axis.border) == (388, 384, 2, 92)
+    rows, columns = plan_tiles(network, (512, 512))
+    assert (rows.tile, rows.tiles, columns.tile, columns.tiles) == (700, 1, 700, 1)
+
+
+@given(
+    network=st.sampled_from([*NETWORKS.values()]),
+    length=st.integers(1, 200),
+    data=st.data(),
+)
+def test_tiles_cover_without_gap(network, length, data):
+    step = 2**network.depth
+    least = network.input_size(step)
+    tile = data.draw(st.sampled_from(network.valid_sizes(least, 150)))
+    axis = plan_axis(network, length, tile)
+    assert axis.output == network.output_size(tile)
+    assert axis.stride % step == 0
+    assert 0 < axis.stride <= axis.output < axis.stride + step
+    covered = (axis.tiles - 1) * axis.stride + axis.output
+    assert covered >= length
+    assert axis.tiles == 1 or covered - axis.stride < length
+    assert axis.padded == covered + 2 * axis.border
+
+
+def pixels(plan):
+    return math.prod(axis.tiles * axis.tile for axis in plan)
+
+
+@given(
+    network=st.sampled_from([*NETWORKS.values()]),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    extra=st.integers(0, 6000),
+)
+@settings(max_examples=40)
+def test_the_plan_is_the_cheapest_within_the_bound(network, size, extra):
+    legal = network.valid_sizes(1, network.input_size(70))
+    least = network.input_size(2**network.depth)
+    bound = least**2 + extra
+    costs = []
+    for tiles in itertools.product(legal, legal):
+        if math.prod(tiles) > bound:
+            continue
+        try:
+            plan = [plan_axis(network, *pair) for pair in zip(size, tiles, strict=True)]
+        except ValueError:  # too small to be stitched
+            continue
+        costs.append(pixels(plan))
+    plan = plan_tiles(network, size, max_pixels=bound)
+    assert math.prod(axis.tile for axis in plan) <= bound
+    assert pixels(plan) == min(costs)
+
+
+def spy(monkeypatch, network):
+    """Record the shapes that reach the network."""
+    shapes = []
+    forward = network.forward
+
+    def recorded(images):
+        shapes.append(tuple(images.shape))
+        return forward(images)
+
+    monkeypatch.setattr(network, "forward", recorded)
+    return shapes
+
+
+@pytest.mark.parametrize("bound", [20**2, 28**2, 40 * 50, 10**6])
+def test_no_tile_is_above_the_bound(monkeypatch, bound):
+    network = tiny(2)
+    bound = max(bound, network.input_size(4) ** 2)
+    image = np.random.default_rng(1).random((23, 31))
+    expected = predict(network, image)
+    shapes = spy(monkeypatch, network)
+    np.testing.assert_allclose(
+        predict(network, image, max_pixels=bound), expected, atol=1e-7
+    )
+    assert max(h * w for _, _, h, w in shapes) <= bound
+    assert (len(shapes) == 1) == (bound == 10**6)
+    with pytest.raises(ValueError, match="allow at least"):
+        predict(network, image, max_pixels=network.input_size(4) ** 2 - 1)
+
+
+def test_each_slice_is_mirrored_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        module, "mirror_pad", lambda *args: calls.append(1) or mirror_pad(*args)
+    )
+    network = tiny(1)
+    shapes = spy(monkeypatch, network)
+    predict(network, np.zeros((3, 20, 20)), tile=network.input_size(8))
+    assert len(calls) == 3
+    assert len(shapes) == 3 * 9
+
+
+@given(lengths, lengths)
+def test_mirrored_border(height, width):
+    network = NETWORKS[2]
+    image = np.arange(height * width, dtype=float).reshape(height, width)
+    axes = plan_tiles(network, image.shape)
+    rows, columns = (
+        mirrored(length, axis.border, axis.padded - axis.border - length)
+        for length, axis in zip(image.shape, axes, strict=True)
+    )
+    np.testing.assert_array_equal(
+        mirror_pad(image, *axes), image[np.ix_(rows, columns)]
+    )
+
+
+def test_a_stack_is_its_slices():
+    network = NETWORKS[2]
+    images = np.random.default_rng(4).random((3, 11, 19), np.float32)
+    before = images.copy()
+    probabilities = predict(network, images)
+    assert probabilities.shape == images.shape
+    assert probabilities.dtype == np.float32
+    assert 0 <= probabilities.min() < probabilities.max() <= 1
+    for image, result in zip(images, probabilities, strict=True):
+        np.testing.assert_array_equal(predict(network, image), result)
+    np.testing.assert_array_equal(images, before)
+
+
+@pytest.mark.parametrize("shape", [(13, 21), (16, 16), (1, 5)])
+def test_eightfold_is_the_mean_of_eight(shape):
+    network = NETWORKS[2]
+    image = np.random.default_rng(5).random(shape)
+    parts = []
+    for turns, flip in itertools.product(range(4), (False, True)):
+        turned = np.rot90(image, turns)
+        turned = np.ascontiguousarray(np.flipud(turned) if flip else turned)
+        result = whole(network, turned)
+        result = np.flipud(result) if flip else result
+        parts.append(np.rot90(result, -turns))
+    ours = predict(network, image, eightfold=True)
+    np.testing.assert_allclose(ours, np.mean(parts, 0), rtol=0, atol=1e-7)
+    assert np.abs(ours - parts[0]).max() > 1e-4
+
+
+def test_several_classes():
+    network = tiny(1, num_classes=4)
+    image = np.random.default_rng(6).random((9, 12))
+    np.testing.assert_allclose(
+        predict(network, image), whole(network, image), atol=1e-7
+    )
+
+
+def test_drop_out_is_off():
+    network = tiny(2).train()
+    image = np.random.default_rng(7).random((9, 12))
+    np.testing.assert_array_equal(predict(network, image), predict(network, image))
+    np.testing.assert_allclose(
+        predict(network, image), whole(network, image), atol=1e-7
+    )
+
+
+def test_progress(capsys):
+    images = np.zeros((2, 8, 8))
+    predict(NETWORKS[1], images, eightfold=True, progress=True)
+    assert "16/16" in capsys.readouterr().err
+    predict(NETWORKS[1], images)
+    assert capsys.readouterr().err == ""
+
+
+IMAGE = np.zeros((8, 8))
+SPOILT = [np.where(np.eye(8) > 0, value, 0.5) for value in (np.nan, np.inf)]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (IMAGE[0], {}, r"got \(8,\)"),
+        (IMAGE[None, None], {}, r"got \(1, 1, 8, 8\)"),
+        (IMAGE[:0], {}, "at least one pixel"),
+        (IMAGE[None][:0], {}, "at least one pixel"),
+        (SPOILT[0], {}, "NaN"),
+        (SPOILT[1], {}, "infinity"),
+        (np.zeros((8, 8), np.uint8), {}, "got uint8; divide"),
+        (IMAGE > 0, {}, "got bool"),
+        (np.full((8, 8), "x"), {}, "floats"),
+        (IMAGE, {"tile": 21}, "legal size"),
+        (IMAGE, {"tile": 0}, "legal size"),
+        (IMAGE, {"max_pixels": 10}, "max_pixels=10"),
+    ],
+)
+def test_images_refused(images, options, message):
+    with pytest.raises(ValueError, match=message):
+        predict(NETWORKS[1], images, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "same"}, "seams"),
+        ({"in_channels": 3}, "one input channel"),
+        ({"num_classes": 1}, "two classes"),
+    ],
+)
+def test_networks_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        predict(tiny(1, **options), IMAGE)
+
+
+def test_plans_refused():
+    network = NETWORKS[3]
+    smallest = network.input_size(1)
+    assert network.output_size(smallest) < 8
+    with pytest.raises(ValueError, match="stitched in steps of 8"):
+        plan_axis(network, 30, smallest)
+    for size in ((0, 5), (5, -1)):
+        with pytest.raises(ValueError, match="at least one pixel"):
+            plan_tiles(network, size)
