@@ -213,7 +213,11 @@ class TileSampler:
         self.device = torch.device(device)
         # One map a channel; a class number is exact in float32.
         self.maps = torch.stack(
-            [torch.from_numpy(np.float32(m)) for m in (images, labels, weights)], dim=1
+            [
+                torch.from_numpy(np.array(m, np.float32))
+                for m in (images, labels, weights)
+            ],
+            dim=1,
         ).to(self.device)
 
     def draw(self, index: int) -> Draw:

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def load_checkpoint(
                 tensors = {name: file.get_tensor(name) for name in names}
         except Exception as error:  # safetensors' own error has no public base class
             warnings.warn(
-                f"{path} is damaged ({error}); going on from the checkpoint before it.",
+                f"{path} is damaged ({error}); going on from the checkpoint before "
+                "it, or from the start if there is none.",
                 stacklevel=2,
             )
             continue
@@ -147,4 +149,5 @@ def circumstances(device: torch.device) -> dict:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "commit": commit,
+        "date": datetime.now(UTC).date().isoformat(),
     }

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from unet_lib import checkpoint
 from unet_lib.augment import Augmentation, TileSampler
-from unet_lib.metrics import pixel_error
+from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, save_network
 from unet_lib.predict import predict
 from unet_lib.weights import weight_map
@@ -76,14 +76,25 @@ class TrainConfig:
     def __post_init__(self):
         if self.optimiser not in ("sgd", "adam"):
             raise ValueError(f'optimiser: "sgd" or "adam", not {self.optimiser!r}.')
-        for name in ("batch", "steps", "save_every", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("tile", "batch", "steps", "save_every", "seed"):
+            value, least = getattr(self, name), int(name != "seed")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be an integer from {least} on, not {value!r}."
+                )
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(
+                f"learning_rate must be above 0 and finite, not {self.learning_rate}."
+            )
         for name in ("momentum", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be from 0 to below 1, not {getattr(self, name)}."
                 )
+
+        # Plain numbers, as config.json gives them back: `data.folds` gives NumPy's.
+        for name in ("held_out", "watch_at"):
+            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
 
     @classmethod
     def from_dict(cls, fields: dict) -> "TrainConfig":
@@ -124,11 +135,17 @@ def weighted_cross_entropy(
         labels: ``(batch, height, width)``, int64.
         weights: ``(batch, height, width)``, float.
     """
-    if labels.shape != weights.shape or scores[:, 0].shape != labels.shape:
+    expected = (*scores.shape[:1], *scores.shape[2:])
+    if scores.ndim != 4 or not labels.shape == weights.shape == expected:
         raise ValueError(
             "Expected scores (batch, classes, height, width) and labels and weights "
             f"(batch, height, width), got {tuple(scores.shape)}, "
             f"{tuple(labels.shape)}, {tuple(weights.shape)}."
+        )
+    if labels.dtype != torch.int64 or not scores.is_floating_point():
+        raise ValueError(
+            f"Expected scores of floats and labels of int64, got {scores.dtype} and "
+            f"{labels.dtype}."
         )
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     return (weights * F.cross_entropy(scores, labels, reduction="none")).mean()
@@ -161,11 +178,13 @@ def fit(
         progress: show a bar with the loss.
 
     Raises:
-        ValueError: for stacks that do not fit together, held-out slices that
-            do not exist, or a folder that holds another run.
-        FloatingPointError: when the loss is no longer a number; the last
-            checkpoint is whole.
+        ValueError: for stacks that do not fit together or are not as said
+            above, held-out slices that do not exist, or a folder that holds
+            another run.
+        FloatingPointError: when the loss or a held-out probability is no longer
+            a number; the last checkpoint is whole.
     """
+    images, labels = _checked(images, labels)
     held_out = list(config.held_out)
     training = [z for z in range(len(images)) if z not in set(held_out)]
     if not training or not set(held_out) <= set(range(len(images))):
@@ -228,15 +247,12 @@ def fit(
         mean = float(torch.stack(losses).mean())  # the host waits for the device
         losses.clear()
         if not np.isfinite(mean):
-            raise FloatingPointError(
-                f"The loss is {mean} at step {step}; the last checkpoint is whole. "
-                f"Start again with a learning_rate below {config.learning_rate}."
-            )
+            raise _diverged(f"The loss is {mean}", step, config)
         bar.set_postfix(loss=f"{mean:.3f}")
         row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
         if watch:
-            probabilities = predict(averaged.module, images[held_out])
-            row["pixel_error"] = pixel_error(labels[held_out], probabilities).error
+            probabilities, curve = _evaluate(averaged, images, labels, step, config)
+            row["pixel_error"] = curve.error
             bar.write(f"step {step}: held-out pixel error {row['pixel_error']:.4f}")
             if folder is not None:
                 picture = folder / "watched" / f"step-{step:06d}.png"
@@ -250,8 +266,7 @@ def fit(
 
     metrics = {"steps": step, "seconds": history[-1]["seconds"]}
     if held_out:
-        probabilities = predict(averaged.module, images[held_out])
-        curve = pixel_error(labels[held_out], probabilities)
+        _, curve = _evaluate(averaged, images, labels, step, config)
         metrics |= {
             "held_out": held_out,
             "pixel_error": curve.error,
@@ -260,12 +275,58 @@ def fit(
             "pixel_errors": curve.errors.tolist(),
         }
     if folder is not None:
+        # Once more: a run may have been stopped between its checkpoint and this.
+        checkpoint.write_text(folder / "history.csv", _as_csv(history))
         save_network(averaged.module, folder / "network.safetensors")
         record = metrics | checkpoint.circumstances(device)
         checkpoint.write_text(
             folder / "metrics.json", json.dumps(record, indent=1) + "\n"
         )
     return Run(averaged.module, history, metrics)
+
+
+def _checked(images, labels) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.shape != labels.shape or images.ndim != 3 or images.size == 0:
+        raise ValueError(
+            "Expected images and labels of one shape (slices, height, width), got "
+            f"{images.shape} and {labels.shape}."
+        )
+    # In these words NaN is refused too.
+    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"Expected images of floats from 0 to 1, got {images.dtype} from "
+            f"{images.min()} to {images.max()}; divide 0..255 by 255."
+        )
+    if labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 1:
+        raise ValueError(
+            "Expected labels of integers, 0 (membrane) and 1 (cell), got "
+            f"{labels.dtype} from {labels.min()} to {labels.max()}; for 0 and 255 pass "
+            "labels > 0."
+        )
+    return images, labels
+
+
+def _evaluate(
+    averaged: AveragedModel,
+    images: np.ndarray,
+    labels: np.ndarray,
+    step: int,
+    config: TrainConfig,
+) -> tuple[np.ndarray, Curve]:
+    """Probabilities of the held-out slices and their pixel error."""
+    held_out = list(config.held_out)
+    probabilities = predict(averaged.module, images[held_out])
+    if not np.isfinite(probabilities).all():
+        raise _diverged("The network's output is not a number", step, config)
+    return probabilities, pixel_error(labels[held_out], probabilities)
+
+
+def _diverged(what: str, step: int, config: TrainConfig) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} at step {step}; the last checkpoint is whole. "
+        f"Start again with a learning_rate below {config.learning_rate}."
+    )
 
 
 def _optimiser(config: TrainConfig, network: UNet) -> torch.optim.Optimizer:

@@ -1,0 +1,613 @@
+"""The loss against its formula; runs that are stopped, spoilt and resumed."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from skimage.io import imread
+
+from unet_lib import checkpoint, train
+from unet_lib.augment import Augmentation, TileSampler
+from unet_lib.data import folds, synthetic_em
+from unet_lib.metrics import pixel_error
+from unet_lib.model import UNet, load_network
+from unet_lib.predict import predict
+from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
+from unet_lib.weights import weight_map
+
+# The loss.
+
+
+def tensors(classes=2, shape=(2, 5, 4), seed=0, spread=5.0):
+    random = np.random.default_rng(seed)
+    scores = random.normal(0, spread, (shape[0], classes, *shape[1:]))
+    return (
+        torch.from_numpy(scores),
+        torch.from_numpy(random.integers(0, classes, shape)),
+        torch.from_numpy(random.uniform(0.1, 12, shape)),
+    )
+
+
+@given(
+    classes=st.integers(2, 5),
+    shape=st.tuples(*[st.integers(1, 6)] * 3),
+    seed=st.integers(0, 1000),
+    spread=st.floats(0, 300),
+)
+@settings(max_examples=40)
+def test_loss_is_the_formula(classes, shape, seed, spread):
+    scores, labels, weights = tensors(classes, shape, seed, spread)
+    energy = 0.0
+    for batch, row, column in np.ndindex(*shape):
+        a = scores[batch, :, row, column].numpy()
+        logarithm = a - a.max() - np.log(np.exp(a - a.max()).sum())
+        w = float(weights[batch, row, column])
+        energy += w * logarithm[int(labels[batch, row, column])]
+    loss = weighted_cross_entropy(scores, labels, weights)
+    assert loss.dtype == torch.float64
+    assert float(loss) == pytest.approx(-energy / np.prod(shape), rel=1e-10, abs=1e-10)
+
+
+def test_loss_is_a_mean_over_pixels_not_over_weights():
+    scores, labels, weights = tensors()
+    loss = weighted_cross_entropy(scores, labels, weights)
+    doubled = weighted_cross_entropy(scores, labels, 2 * weights)
+    assert float(doubled) == pytest.approx(2 * float(loss))
+    tiled = [torch.cat([part, part], dim=-1) for part in (scores, labels, weights)]
+    assert float(weighted_cross_entropy(*tiled)) == pytest.approx(float(loss))
+
+
+def test_gradients_of_the_loss():
+    scores, labels, weights = tensors(3)
+    scores.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda s: weighted_cross_entropy(s, labels, weights), scores
+    )
+    # By hand: w (p - 1 at the label) over the number of pixels.
+    weighted_cross_entropy(scores, labels, weights).backward()
+    by_hand = torch.softmax(scores.detach(), 1)
+    by_hand.scatter_add_(1, labels[:, None], -torch.ones_like(by_hand[:, :1]))
+    by_hand *= weights[:, None] / labels.numel()
+    torch.testing.assert_close(scores.grad, by_hand, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_loss_of_half_precision_is_finite(dtype):
+    _, labels, weights = tensors(shape=(1, 40, 40))
+    scores = torch.full((1, 2, 40, 40), 60000.0).to(dtype)
+    scores[:, 1] *= -1
+    scores.requires_grad_()
+    loss = weighted_cross_entropy(scores, labels, weights.float())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert torch.isfinite(scores.grad).all()
+    assert loss.item() > 60000  # as a half it would have overflowed
+
+
+def test_loss_under_autocast():
+    network = UNet(base_channels=2, depth=1)
+    size = network.input_size(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = network(torch.rand(1, 1, size, size))
+        _, labels, weights = tensors(shape=(1, *scores.shape[2:]))
+        loss = weighted_cross_entropy(scores, labels, weights.float())
+    assert scores.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+SCORES, CLASSES, WEIGHTS = tensors()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": SCORES[:, 0]}, r"got \(2, 5, 4\)"),
+        ({"scores": SCORES[0, 0, 0]}, "Expected scores"),
+        ({"scores": SCORES[..., :-1]}, "Expected scores"),
+        ({"labels": CLASSES[:, None]}, "Expected scores"),
+        ({"weights": WEIGHTS[:1]}, "Expected scores"),
+        ({"scores": SCORES.long()}, "scores of floats"),
+        ({"labels": CLASSES.int()}, "labels of int64, got .*int32"),
+        ({"labels": CLASSES.double()}, "labels of int64"),
+    ],
+)
+def test_loss_refuses(changes, message):
+    arguments = {"scores": SCORES, "labels": CLASSES, "weights": WEIGHTS}
+    with pytest.raises(ValueError, match=message):
+        weighted_cross_entropy(**arguments | changes)
+
+
+# Runs.
+
+IMAGES, LABELS = synthetic_em(slices=4, size=48, seed=1)
+TILE = UNet(base_channels=1, depth=1).input_size(20)
+
+
+@pytest.fixture(autouse=True)
+def read_only():
+    """A run that wrote into its images or labels would fail."""
+    for array in (IMAGES, LABELS):
+        array.setflags(write=False)
+
+
+def config(**changes):
+    options = {
+        "base_channels": 2,
+        "depth": 1,
+        "tile": TILE,
+        "batch": 2,
+        "optimiser": "adam",
+        "learning_rate": 1e-2,
+        "steps": 8,
+        "average": 0.5,
+        "held_out": (3,),
+        "save_every": 3,
+        "device": "cpu",
+    }
+    return TrainConfig(**options | changes)
+
+
+PLAIN = {"optimiser": "sgd", "average": 0.0, "learning_rate": 1e-3}
+
+
+def run(configuration, folder=None, images=IMAGES, labels=LABELS):
+    return fit(configuration, images, labels, folder, progress=False)
+
+
+def same_run(first, second):
+    """Bit for bit, but for the seconds."""
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+    histories = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in one.history]
+        for one in (first, second)
+    ]
+    assert histories[0] == histories[1]
+    metrics = [
+        {k: v for k, v in one.metrics.items() if k != "seconds"}
+        for one in (first, second)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def stored(folder, name=checkpoint.CURRENT):
+    """Step and tensors of a checkpoint."""
+    with safe_open(folder / name, framework="pt") as file:
+        step = int(file.metadata()["step"])
+        return step, {key: file.get_tensor(key) for key in list(file.keys())}
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.mark.parametrize("options", [{}, PLAIN])
+@pytest.mark.parametrize("after", [False, True])
+def test_resumed_equals_unstopped(tmp_path, monkeypatch, options, after):
+    unstopped = run(config(**options), tmp_path / "unstopped")
+    save = checkpoint.save_checkpoint
+    calls = []
+
+    def stops(folder, step, *rest):
+        calls.append(step)
+        if len(calls) == 2 and not after:
+            raise Stopped
+        save(folder, step, *rest)
+        if len(calls) == 2 and after:
+            raise Stopped
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", stops)
+    with pytest.raises(Stopped):
+        run(config(**options), tmp_path / "stopped")
+    assert calls == [3, 6]
+    assert stored(tmp_path / "stopped")[0] == (6 if after else 3)
+    resumed = run(config(**options), tmp_path / "stopped")
+    assert calls[2:] == ([8] if after else [6, 8])
+    same_run(unstopped, resumed)
+    for name in ("config.json", "network.safetensors"):
+        whole, joined = (
+            (tmp_path / folder / name).read_bytes()
+            for folder in ("unstopped", "stopped")
+        )
+        assert whole == joined
+    # A run that is done is not trained again.
+    same_run(unstopped, run(config(**options), tmp_path / "stopped"))
+    assert calls[2:] == ([8] if after else [6, 8])
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import torch
+from unet_lib import checkpoint
+from unet_lib.train import TrainConfig, fit
+
+folder, arrays, configuration = sys.argv[1:]
+save, calls = checkpoint.save_file, []
+
+def killed(tensors, path, metadata):
+    save(tensors, path, metadata)
+    calls.append(path)
+    if len(calls) == 2:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_file = killed
+with np.load(arrays, allow_pickle=False) as file:
+    images, labels = file["images"], file["labels"]
+import json
+torch.set_num_threads(1)
+fit(TrainConfig.from_dict(json.loads(configuration)), images, labels, folder, False)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_while_saving(tmp_path):
+    folder, arrays = tmp_path / "run", tmp_path / "arrays.npz"
+    np.savez(arrays, images=IMAGES, labels=LABELS)
+    configuration = json.dumps(dataclasses.asdict(config()))
+    root = str(Path(train.__file__).parents[1])
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(arrays), configuration],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert stored(folder)[0] == 3
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        same_run(run(config()), run(config(), folder))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-5], lambda whole: b"junk"])
+def test_a_damaged_checkpoint_falls_back(tmp_path, damage):
+    unstopped = run(config(), tmp_path)
+    path = tmp_path / checkpoint.CURRENT
+    path.write_bytes(damage(path.read_bytes()))
+    assert stored(tmp_path, checkpoint.PREVIOUS)[0] == 6
+    with pytest.warns(UserWarning, match=f"{checkpoint.CURRENT} is damaged"):
+        same_run(unstopped, run(config(), tmp_path))
+    # Both damaged: from the start, said twice.
+    for name in (checkpoint.CURRENT, checkpoint.PREVIOUS):
+        (tmp_path / name).write_bytes(b"junk")
+    with pytest.warns(UserWarning, match="from the start") as warned:
+        same_run(unstopped, run(config(), tmp_path))
+    assert len(warned) == 2
+
+
+def test_another_configuration_is_named(tmp_path):
+    run(config(), tmp_path)
+    before = stored(tmp_path)[1]
+    augmentation = Augmentation(mirror=True)
+    changed = config(steps=9, seed=1, augmentation=augmentation)
+    with pytest.raises(ValueError, match="augmentation, seed, steps differ"):
+        run(changed, tmp_path)
+    after = stored(tmp_path)[1]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # Where it runs and how often one looks is no other run.
+    run(config(save_every=2, watch_at=(1,), device=None), tmp_path)
+
+
+def test_a_loss_that_is_no_number(tmp_path):
+    # Whether the loss or the prediction of the held-out slice gives way first.
+    wild = config(**PLAIN | {"learning_rate": 1e30}, save_every=1)
+    with pytest.raises(FloatingPointError, match=r"learning_rate below 1e\+30"):
+        run(wild, tmp_path)
+    step, weights = stored(tmp_path)
+    assert 1 <= step <= 8
+    assert "network/classify.weight" in weights
+    assert not (tmp_path / "network.safetensors").exists()
+
+
+def test_a_spoilt_step_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    unstopped = run(config())
+    loss, calls = train.weighted_cross_entropy, []
+
+    def spoilt(*args):
+        calls.append(1)
+        return loss(*args) * (np.nan if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(train, "weighted_cross_entropy", spoilt)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 6"):
+        run(config(), tmp_path)
+    step, weights = stored(tmp_path)
+    assert step == 3
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    same_run(unstopped, run(config(), tmp_path))
+
+
+def test_stopped_before_its_history_is_written(tmp_path, monkeypatch):
+    write = checkpoint.write_text
+
+    def stops(path, text):
+        if path.name == "history.csv" and "\n8," in text:
+            raise Stopped
+        write(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_text", stops)
+        with pytest.raises(Stopped):
+            run(config(), tmp_path)
+    run(config(), tmp_path)
+    assert "\n8," in (tmp_path / "history.csv").read_text()
+
+
+# What is trained on.
+
+
+def test_held_out_slices_are_not_seen(monkeypatch):
+    seen = []
+
+    class Spy(TileSampler):
+        def __init__(self, images, labels, weights, *rest):
+            seen.append((images, labels, weights))
+            super().__init__(images, labels, weights, *rest)
+
+    monkeypatch.setattr(train, "TileSampler", Spy)
+    held_out = config(held_out=(1, 2))
+    first = run(held_out)
+    (images, labels, weights), *_ = seen
+    np.testing.assert_array_equal(images, IMAGES[[0, 3]])
+    np.testing.assert_array_equal(labels, LABELS[[0, 3]])
+    np.testing.assert_array_equal(weights, weight_map(LABELS[[0, 3]]))
+    # Whatever they hold, the network comes out the same.
+    other_images, other_labels = IMAGES.copy(), LABELS.copy()
+    other_images[1:3] = 0.25
+    other_labels[1:3] = 1 - other_labels[1:3]
+    second = run(held_out, images=other_images, labels=other_labels)
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name])
+    assert first.metrics["pixel_error"] != second.metrics["pixel_error"]
+
+
+def test_folds_fit_a_configuration(tmp_path):
+    _, held_out = folds(4, 2)[1]
+    configuration = config(held_out=held_out, steps=1)
+    assert configuration == config(held_out=(2, 3), steps=1)
+    run(configuration, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert TrainConfig.from_dict(written) == configuration
+
+
+def test_steps_are_momentum_sgd():
+    """Three steps written out: the schedule, the momentum, the tiles, the loss."""
+    ours = run(config(**PLAIN, steps=3, dropout=0.0, held_out=(), momentum=0.9))
+    torch.manual_seed(0)
+    network = UNet(base_channels=2, depth=1, dropout=0.0)
+    tiles = TileSampler(
+        IMAGES, LABELS, weight_map(LABELS), TILE, network.output_size(TILE)
+    )
+    velocities = [torch.zeros_like(p) for p in network.parameters()]
+    for step in range(3):
+        image, label, weight = tiles.batch([2 * step, 2 * step + 1])
+        logarithms = torch.log_softmax(network(image), 1)
+        chosen = logarithms.gather(1, label[:, None])[:, 0]
+        loss = -(weight * chosen).mean()
+        network.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter, velocity in zip(
+                network.parameters(), velocities, strict=True
+            ):
+                velocity.mul_(0.9).add_(parameter.grad)
+                parameter.sub_(1e-3 * (1 - step / 3) * velocity)
+    for name, tensor in ours.network.state_dict().items():
+        torch.testing.assert_close(
+            tensor, network.state_dict()[name], rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("average", [0.0, 0.75])
+def test_the_running_average(tmp_path, monkeypatch, average):
+    save, weights = checkpoint.save_checkpoint, []
+
+    def spy(folder, step, history, modules, optimiser):
+        weights.append(
+            {k: v.clone() for k, v in modules["network"].state_dict().items()}
+        )
+        save(folder, step, history, modules, optimiser)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
+    ours = run(config(average=average, save_every=1), tmp_path)
+    assert len(weights) == 8
+    for name, tensor in ours.network.state_dict().items():
+        expected = weights[0][name]
+        for later in weights[1:]:
+            expected = average * expected + (1 - average) * later[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+        if average == 0:  # the last weights themselves
+            assert torch.equal(tensor, weights[-1][name])
+
+
+def test_the_loss_falls(monkeypatch):
+    monkeypatch.setattr(train, "LOG_EVERY", 20)
+    images, labels = synthetic_em(slices=3, size=96, seed=2)
+    tile = UNet(base_channels=1, depth=2).input_size(40)
+    learns = config(
+        base_channels=4, depth=2, tile=tile, steps=80, held_out=(), dropout=0.0
+    )
+    losses = [row["loss"] for row in run(learns, images=images, labels=labels).history]
+    quarter = len(losses) // 4
+    assert np.mean(losses[-quarter:]) < 0.85 * np.mean(losses[:quarter])
+
+
+def test_the_seed_decides():
+    same_run(run(config(steps=2)), run(config(steps=2)))
+    first, second = run(config(steps=2)), run(config(steps=2, seed=1))
+    assert first.history[-1]["loss"] != second.history[-1]["loss"]
+
+
+# What is written.
+
+
+def test_the_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "LOG_EVERY", 5)
+    folder = tmp_path / "new" / "run"
+    result = run(config(held_out=(1, 3), watch_at=(2, 8, 99)), folder)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert files == {
+        "config.json",
+        "history.csv",
+        "metrics.json",
+        "network.safetensors",
+        checkpoint.CURRENT,
+        checkpoint.PREVIOUS,
+        "watched",
+        "watched/step-000002.png",
+        "watched/step-000008.png",
+    }
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
+    assert list(rows[0]) == names
+    assert [int(row["step"]) for row in rows] == [2, 3, 5, 6, 8]
+    assert [bool(row["pixel_error"]) for row in rows] == [True, *[False] * 3, True]
+    assert float(rows[1]["learning_rate"]) == pytest.approx(1e-2 * (1 - 2 / 8))
+    for row, kept in zip(rows, result.history, strict=True):
+        assert {k: float(v) for k, v in row.items() if v} == kept
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+
+    network = load_network(folder / "network.safetensors")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, result.network.state_dict()[name])
+    probabilities = predict(network, IMAGES[[1, 3]])
+    curve = pixel_error(LABELS[[1, 3]], probabilities)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert result.metrics.items() <= metrics.items()
+    assert metrics["pixel_error"] == curve.error == float(rows[-1]["pixel_error"])
+    assert metrics["threshold"] == curve.threshold
+    assert metrics["thresholds"] == curve.thresholds.tolist()
+    assert metrics["pixel_errors"] == curve.errors.tolist()
+    assert metrics["held_out"] == [1, 3]
+    assert metrics["steps"] == 8
+    assert metrics["torch"] == torch.__version__
+    assert metrics["numpy"] == np.__version__
+    assert metrics["device_type"] == "cpu"
+    assert metrics["device"]
+    assert {"seconds", "threads", "python", "commit"} <= set(metrics)
+    picture = imread(folder / "watched" / "step-000008.png")
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, np.round(255 * probabilities[0]))
+    assert str(tmp_path) not in (folder / "metrics.json").read_text()
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_folder_or_held_out_slices(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(config(held_out=(), watch_at=(2,)))
+    assert list(tmp_path.iterdir()) == []
+    assert set(result.metrics) == {"steps", "seconds"}
+    assert [row["step"] for row in result.history] == [3, 6, 8]
+    assert not result.network.training
+
+
+def test_progress(capsys):
+    fit(config(watch_at=(2,)), IMAGES, LABELS)
+    captured = capsys.readouterr()
+    assert "8/8" in captured.err
+    assert "step 2: held-out pixel error" in captured.out
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "history.csv"
+    checkpoint.write_text(path, "old\n")
+
+    def fails(*args):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match="full"):
+            checkpoint.write_text(path, "new\n")
+        with pytest.raises(OSError, match="full"):
+            checkpoint.write_picture(tmp_path / "a.png", np.zeros((3, 3)))
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimiser": "lion"}, "optimiser"),
+        ({"tile": 0}, "tile"),
+        ({"tile": 572.0}, "tile"),
+        ({"batch": 0}, "batch"),
+        ({"batch": 1.5}, "batch"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 1e4}, "steps must be an integer from 1 on, not 10000.0"),
+        ({"save_every": -1}, "save_every"),
+        ({"seed": -1}, "seed must be an integer from 0 on"),
+        ({"seed": 0.5}, "seed"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": np.nan}, "learning_rate"),
+        ({"learning_rate": np.inf}, "learning_rate"),
+        ({"momentum": 1}, "momentum"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"average": 1}, "average"),
+        ({"average": np.nan}, "average"),
+    ],
+)
+def test_configurations_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)
+
+
+def test_defaults_are_the_papers():
+    defaults = TrainConfig()
+    assert (defaults.base_channels, defaults.depth, defaults.tile) == (64, 4, 572)
+    assert (defaults.optimiser, defaults.momentum, defaults.batch) == ("sgd", 0.99, 1)
+    assert (defaults.w0, defaults.sigma, defaults.average) == (10, 5, 0)
+    assert defaults.augmentation == Augmentation()
+    assert defaults.augmentation.deformation == 10
+    assert not defaults.augmentation.mirror
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "labels", "message"),
+    [
+        ({}, IMAGES[0], LABELS[0], "of one shape"),
+        ({}, IMAGES, LABELS[:3], "of one shape"),
+        ({}, IMAGES[:0], LABELS[:0], "of one shape"),
+        ({}, IMAGES * np.nan, LABELS, "floats from 0 to 1, got float32 from nan"),
+        ({}, IMAGES * np.float32(255), LABELS, "divide 0..255 by 255"),
+        ({}, (IMAGES * 255).astype(np.uint8), LABELS, "got uint8"),
+        ({}, IMAGES, LABELS * 255, "pass labels > 0"),
+        ({}, IMAGES, LABELS.astype(float), "labels of integers"),
+        ({}, IMAGES, LABELS.astype(int) - 1, "from -1 to 0"),
+        ({"held_out": (4,)}, IMAGES, LABELS, "hold out slices"),
+        ({"held_out": (-1,)}, IMAGES, LABELS, "hold out slices"),
+        ({"held_out": (0, 1, 2, 3)}, IMAGES, LABELS, "leave some to train on"),
+        ({"tile": TILE + 1}, IMAGES, LABELS, "legal size"),
+        ({"depth": 0}, IMAGES, LABELS, "depth"),
+        ({"sigma": 0.0}, IMAGES, LABELS, "sigma"),
+    ],
+)
+def test_stacks_refused(tmp_path, changes, images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        run(config(**changes), tmp_path / "run", images, labels)
+    assert not (tmp_path / "run").exists()
+
+
+def test_booleans_are_labels():
+    same_run(run(config(steps=2)), run(config(steps=2), labels=LABELS > 0))
