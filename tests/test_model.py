@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 import re
 
 import numpy as np
@@ -402,14 +401,13 @@ class _Trap:
 
 def test_nothing_is_unpickled(tmp_path):
     path, sprung = tmp_path / "network.safetensors", tmp_path / "sprung"
-    pickle.loads(pickle.dumps(_Trap(sprung))).close()
-    assert sprung.exists()  # the trap works
-    sprung.unlink()
-    for content in (
-        lambda: path.write_bytes(pickle.dumps(_Trap(sprung))),
+    # The same by hand: the function, its two arguments, the call.
+    by_hand = f"cbuiltins\nopen\n(V{sprung}\nVw\ntR.".encode()
+    for write in (
+        lambda: path.write_bytes(by_hand),
         lambda: torch.save(_Trap(sprung), path),
     ):
-        content()
+        write()
         with pytest.raises(ValueError, match="does not hold a network"):
             load_network(path)
         assert not sprung.exists()
