@@ -280,10 +280,14 @@ def test_killed_while_saving(tmp_path):
 def test_a_damaged_checkpoint_falls_back(tmp_path, damage):
     unstopped = run(config(), tmp_path)
     path = tmp_path / checkpoint.CURRENT
-    path.write_bytes(damage(path.read_bytes()))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
     assert stored(tmp_path, checkpoint.PREVIOUS)[0] == 6
     with pytest.warns(UserWarning, match=f"{checkpoint.CURRENT} is damaged"):
         same_run(unstopped, run(config(), tmp_path))
+    # Set aside, and so not kept as the one before the next.
+    assert (tmp_path / "checkpoint.damaged").read_bytes() == damage(whole)
+    stored(tmp_path, checkpoint.PREVIOUS)
     # Both damaged: from the start, said twice.
     for name in (checkpoint.CURRENT, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"junk")

@@ -41,7 +41,7 @@ def save_checkpoint(
         if tensor is not None
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    temporary = folder / f".checkpoint.{os.getpid()}.tmp"
+    temporary = folder / ".checkpoint.tmp"  # one name: a killed save's is overwritten
     try:
         save_file(
             tensors, temporary, {"step": str(step), "history": json.dumps(history)}
@@ -73,9 +73,12 @@ def load_checkpoint(
                 names = list(file.keys())
                 tensors = {name: file.get_tensor(name) for name in names}
         except Exception as error:  # safetensors' own error has no public base class
+            # Out of the way, or the next save would keep it in place of a whole one.
+            damaged = path.with_suffix(".damaged")
+            os.replace(path, damaged)
             warnings.warn(
-                f"{path} is damaged ({error}); going on from the checkpoint before "
-                "it, or from the start if there is none.",
+                f"{path} is damaged ({error}) and now named {damaged.name}; going on "
+                "from the checkpoint before it, or from the start if there is none.",
                 stacklevel=2,
             )
             continue

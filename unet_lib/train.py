@@ -253,7 +253,8 @@ def fit(
         if watch:
             probabilities, curve = _evaluate(averaged, images, labels, step, config)
             row["pixel_error"] = curve.error
-            bar.write(f"step {step}: held-out pixel error {row['pixel_error']:.4f}")
+            if progress:
+                bar.write(f"step {step}: held-out pixel error {curve.error:.4f}")
             if folder is not None:
                 picture = folder / "watched" / f"step-{step:06d}.png"
                 checkpoint.write_picture(picture, probabilities[0])

@@ -119,27 +119,28 @@ def border_distances(
     first_cell = np.zeros(rows.size, np.int32)
     first, second = np.full((2, rows.size), np.inf)  # squared distances so far
     active = np.arange(rows.size)
+    flat = rows * width + columns
     for step in range(int(min(reach, width - 1)) + 1):
         active = active[second[active] > step**2]
         if active.size == 0:
             break
         for column_step in (-step, step) if step else (0,):
             column = columns[active] + column_step
-            inside = (column >= 0) & (column < width)
-            place = rows[active][inside] * width + column[inside]
+            inside = active[(column >= 0) & (column < width)]
+            place = flat[inside] + column_step
             for cell_map, squared_map in candidates:
-                squared = squared_map.take(place) + step**2
-                better = squared < second[active[inside]]
-                pixels, squared = active[inside][better], squared[better]
-                cell = cell_map.take(place[better])
+                squared = squared_map[place] + step**2
+                better = np.flatnonzero(squared < second[inside])
+                pixels, squared = inside[better], squared[better]
+                cell = cell_map[place[better]]
                 # The winner of the first place sends its holder, if that is
                 # another cell, to the second; the rest compete for the second.
-                same = cell == first_cell[pixels]
-                wins = squared < first[pixels]
-                loser = np.where(wins, first[pixels], squared)
-                second[pixels] = np.where(same, second[pixels], loser)
-                first[pixels] = np.where(wins, squared, first[pixels])
-                first_cell[pixels] = np.where(wins, cell, first_cell[pixels])
+                was = first[pixels]
+                other = cell != first_cell[pixels]
+                second[pixels[other]] = np.maximum(was, squared)[other]
+                wins = squared < was
+                first[pixels[wins]] = squared[wins]
+                first_cell[pixels[wins]] = cell[wins]
     nearest, second_nearest = np.zeros((2, height, width))
     nearest[rows, columns] = np.sqrt(first)
     second_nearest[rows, columns] = np.sqrt(second)
@@ -168,7 +169,7 @@ def _nearest_in_columns(cells: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]
             squared = np.where(place >= 0, np.float64(row - place) ** 2, np.inf)
             # Contiguous, since take() would copy a reversed view at each call.
             pair = (cell[direction], squared[direction])
-            candidates.append(tuple(map(np.ascontiguousarray, pair)))
+            candidates.append(tuple(map(np.ravel, pair)))
     return candidates
 
 
