@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from unet_lib import data
+from unet_lib import data, synthetic
 
 REQUIRED = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
 SMALL = (4, 24, 32)
@@ -660,7 +660,7 @@ def test_stand_in_that_cannot_be(arguments):
 
 def test_spline_basis_is_the_cubic_b_spline():
     rng = np.random.default_rng(1)
-    basis = data._spline_basis(rng, 40, 3.5)
+    basis = synthetic._spline_basis(rng, 40, 3.5)
     shift = np.random.default_rng(1).random()
     knots = np.arange(-2, 3)
     for row, values in enumerate(basis):
@@ -678,7 +678,7 @@ def test_spline_basis_is_the_cubic_b_spline():
 def test_border_distance_of_two_half_planes():
     cells = np.zeros((1, 20, 20), int)
     cells[:, :, 8:] = 1  # in full resolution the cells meet at column 16
-    distance = data._border_distance(cells, 39)
+    distance = synthetic._border_distance(cells, 39)
     assert distance.shape == (1, 39, 39)
     expected = np.abs(np.arange(39) - 15)
     np.testing.assert_allclose(distance[0], np.tile(expected, (39, 1)), atol=2)
