@@ -113,9 +113,16 @@ def border_distances(
     """
     cells = label_cells(labels)
     height, width = cells.shape
+    membrane = cells == MEMBRANE
+    numbers = cells[~membrane]
+    if numbers.size == 0 or numbers.min() == numbers.max():
+        # Fewer than two cells: the search for a second would not end early.
+        infinite = np.where(membrane, np.inf, 0)
+        one = ndimage.distance_transform_edt(membrane) if numbers.size else infinite
+        return one, infinite
     candidates = _nearest_in_columns(cells)
 
-    rows, columns = np.nonzero(cells == MEMBRANE)
+    rows, columns = np.nonzero(membrane)
     first_cell = np.zeros(rows.size, np.int32)
     first, second = np.full((2, rows.size), np.inf)  # squared distances so far
     active = np.arange(rows.size)
