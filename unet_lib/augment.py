@@ -167,7 +167,8 @@ class TileSampler:
     """Random tiles of a labelled stack, cut and moved on one device.
 
     A tile's centre falls anywhere in a slice, and what reaches over the border
-    is mirrored, so that every pixel is learnt from equally often.
+    is mirrored, so that every pixel is learnt from equally often; only the
+    outermost, which the mirror does not repeat, half as often.
 
     Args:
         images: ``(slices, height, width)``, float, 0 to 1.
