@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import front
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +48,14 @@ def test_each_file_that_the_readme_links_to_is_there():
         assert (ROOT / target).exists(), target
 
 
+def test_the_figures_are_those_of_the_recorded_files():
+    (block,) = front.BLOCK.findall(README)
+    assert block == front.table()
+
+
 @pytest.mark.parametrize("code", blocks("python"))
 def test_code_in_the_readme_runs(code, monkeypatch):
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("UNET_BOOK_DATA", "synthetic")
     for statement in ast.walk(ast.parse(code)):
         if isinstance(statement, ast.ImportFrom):

@@ -41,7 +41,9 @@ class TrainConfig:
             deviation that reaches the same loss in fewer steps.
         momentum: of SGD. Paper: 0.99.
         learning_rate: at the start; falls linearly to 0 over `steps`. The paper
-            states neither rate nor schedule.
+            states neither rate nor schedule. With momentum 0.99 a small network
+            was dead at ten times this rate (chapter 5); not yet tried at the
+            paper's width.
         steps: how many. The paper says 10 hours.
         average: decay of a running average of the weights, which is what the
             run then returns; 0, the paper, returns the last weights.
@@ -64,7 +66,7 @@ class TrainConfig:
     batch: int = 1
     optimiser: str = "sgd"
     momentum: float = 0.99
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     steps: int = 30_000
     average: float = 0.0
     seed: int = 0
