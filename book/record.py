@@ -28,6 +28,7 @@ BOOK = Path(__file__).resolve().parent
 # by hand finds the same files.
 NOTEBOOKS = BOOK.parent / "notebooks"
 LARGEST = 1_500_000  # bytes of a recording
+STAND_IN = "Data: the synthetic stand-in"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Two or more parts from the root: /home/name, C:\Users; not https://a/b, not </b>.
 ABSOLUTE_PATH = re.compile(
@@ -173,6 +174,15 @@ def machine_path(text: str) -> str | None:
     return found.group() if found else None
 
 
+def on_stand_in(notebook: nbformat.NotebookNode) -> bool:
+    """Whether a page says, as `data.load_or_stand_in` does, that it had no stacks."""
+    return any(
+        output.get("text", "").startswith(STAND_IN)
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+    )
+
+
 def write(notebook: nbformat.NotebookNode, name: str) -> int:
     """Write notebooks/<name>.ipynb whole or not at all; return its bytes."""
     text = nbformat.writes(notebook) + "\n"
@@ -207,6 +217,11 @@ def record(name: str, check: bool = False) -> None:
     execute(notebook, environment)
     clean(notebook)
     if not check:
+        if on_stand_in(notebook):
+            raise RecordingError(
+                "it ran on the synthetic stand-in; recordings are of the real stacks: "
+                "name their folder in UNET_BOOK_DATA"
+            )
         print(f"  notebooks/{name}.ipynb: {write(notebook, name):,} bytes")
 
 

@@ -46,6 +46,32 @@ def test_recording_is_one_run_from_top_to_bottom(name):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_recording_is_of_the_real_stacks(name):
+    assert not record.on_stand_in(recording(name))
+
+
+def test_a_run_on_the_stand_in_is_not_recorded(monkeypatch, tmp_path):
+    def execute(notebook, environment):
+        code = "from unet_lib import data; data.load_or_stand_in()"
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        output = nbformat.v4.new_output("stream", text=said)
+        record.code_cells(notebook)[0].outputs = [output]
+
+    monkeypatch.setenv("UNET_BOOK_DATA", "synthetic")
+    monkeypatch.setattr(record, "execute", execute)
+    monkeypatch.setattr(record, "NOTEBOOKS", tmp_path)
+    with pytest.raises(record.RecordingError, match="real stacks"):
+        record.record(PAGES[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_recording_is_small_and_free_of_this_machine(name):
     path = record.NOTEBOOKS / f"{name}.ipynb"
     assert path.stat().st_size <= record.LARGEST
