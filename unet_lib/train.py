@@ -41,9 +41,9 @@ class TrainConfig:
             deviation that reaches the same loss in fewer steps.
         momentum: of SGD. Paper: 0.99.
         learning_rate: at the start; falls linearly to 0 over `steps`. The paper
-            states neither rate nor schedule. With momentum 0.99 a small network
-            was dead at ten times this rate (chapter 5); not yet tried at the
-            paper's width.
+            states neither rate nor schedule. With momentum 0.99 larger rates kill
+            channels of a small network (chapter 5); this one has not been
+            tried at the paper's width yet.
         steps: how many. The paper says 10 hours.
         average: decay of a running average of the weights, which is what the
             run then returns; 0, the paper, returns the last weights.
