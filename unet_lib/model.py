@@ -25,8 +25,8 @@ class UNet(nn.Module):
         in_channels: channels of the image. Paper: 1.
         num_classes: channels of the output. Paper: 2.
         base_channels: channels of the first level, doubled at each further
-            one. Paper: 64. A smaller number is a deviation: faster by its
-            square, a little less accurate.
+            one. Paper: 64. A smaller number is a deviation: faster by about
+            its square; what it costs in accuracy is not measured yet.
         depth: how often the contracting path halves the image. Paper: 4.
         padding: ``"valid"`` (paper), every convolution eats a border of one
             pixel, or ``"same"``, a deviation: the output is as large as the
