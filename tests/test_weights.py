@@ -1,12 +1,15 @@
 """Weight maps against one distance transform a cell over the whole slice."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.measure import label
+from skimage.segmentation import find_boundaries
 
 from unet_lib.weights import (
     border_distances,
@@ -109,6 +112,58 @@ def test_many_cells(shape):
     check((cells > 0).astype(np.uint8))
 
 
+def large_cells(size, count):
+    """Instance labels: each pixel goes to its nearest seed, less a gap between."""
+    random = np.random.default_rng(5)
+    seeds = np.zeros((size, size), np.int32)
+    places = random.choice(size**2, count, replace=False)
+    seeds.ravel()[places] = np.arange(1, count + 1)
+    nearest = distance_transform_edt(
+        seeds == 0, return_distances=False, return_indices=True
+    )
+    cells = seeds[tuple(nearest)]
+    return np.where(find_boundaries(cells), 0, cells)
+
+
+def windowed_weight_map(cells):
+    """Like the naive one, each cell's transform in a window that the term spans."""
+    reach = 29  # beyond it the term is below 1e-6 for w0 = 10, sigma = 5
+    padded = np.pad(cells, reach)
+    first, second = np.full((2, *padded.shape), np.inf)
+    for number, (rows, columns) in enumerate(find_objects(padded), start=1):
+        window = (
+            slice(rows.start - reach, rows.stop + reach),
+            slice(columns.start - reach, columns.stop + reach),
+        )
+        distance = distance_transform_edt(padded[window] != number)
+        second[window] = np.minimum(second[window], np.maximum(first[window], distance))
+        first[window] = np.minimum(first[window], distance)
+    inner = slice(reach, -reach)
+    term = 10 * np.exp(-((first + second)[inner, inner] ** 2) / 50)
+    share = np.mean(cells > 0)
+    return np.where(cells > 0, 0.5 / share, 0.5 / (1 - share) + term)
+
+
+def test_two_thousand_cells():
+    cells = large_cells(2048, 2000)
+    assert len(np.unique(cells)) == 2001
+    np.testing.assert_allclose(
+        weight_map(cells), windowed_weight_map(cells), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_memory_does_not_grow_with_the_cells():
+    peaks = []
+    for count in (20, 1000):
+        cells = large_cells(512, count)
+        tracemalloc.start()
+        weight_map(cells)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 15 * cells.size * 8  # float64 slices
+    assert peaks[1] < 1.3 * peaks[0]
+
+
 def test_a_real_slice(isbi2012):
     check(isbi2012.train_labels[3, 100:340, 60:300])
 
@@ -203,6 +258,7 @@ ZEROS = np.zeros((4, 4), int)
         (np.zeros((4, 4), np.float32), "got float32"),
         (np.full((4, 4), np.nan), "got float64"),
         (ZEROS - 1, "below 0"),
+        (np.zeros((1, 1 << 15), int), "cut the slice"),
         (np.full((4, 4), 2**40), "up to 2147483647"),
         (np.full((4, 4), "cell"), "integer labels"),
     ],

@@ -99,9 +99,9 @@ def border_distances(
 
     Measured in pixels from a membrane pixel's centre to the closest pixel
     centre of the cell. Exact, and one search for all cells together: first
-    each pixel learns the two nearest different cells up and down its own
-    column, then it looks at the columns to its left and right, the nearest
-    first, and stops when no farther column can better what it has.
+    each pixel learns the two nearest different cells of its own row, then it
+    looks at the rows above and below, the nearest first, and stops when no
+    farther row can better what it has.
 
     Args:
         labels: ``(height, width)`` as for `weight_map`.
@@ -120,64 +120,81 @@ def border_distances(
         infinite = np.where(membrane, np.inf, 0)
         one = ndimage.distance_transform_edt(membrane) if numbers.size else infinite
         return one, infinite
-    candidates = _nearest_in_columns(cells)
+    in_row = [candidates.ravel() for candidates in _nearest_in_row(cells)]
 
-    rows, columns = np.nonzero(membrane)
-    first_cell = np.zeros(rows.size, np.int32)
-    first, second = np.full((2, rows.size), np.inf)  # squared distances so far
-    active = np.arange(rows.size)
-    flat = rows * width + columns
-    for step in range(int(min(reach, width - 1)) + 1):
-        active = active[second[active] > step**2]
+    pixels = np.flatnonzero(membrane)
+    first, second = (candidates[pixels] for candidates in in_row)
+    active = np.arange(pixels.size)
+    for step in range(1, int(min(reach, height - 1)) + 1):
+        farther = step**2 << CELL_BITS
+        active = active[second[active] > farther]
         if active.size == 0:
             break
-        for column_step in (-step, step) if step else (0,):
-            column = columns[active] + column_step
-            inside = active[(column >= 0) & (column < width)]
-            place = flat[inside] + column_step
-            for cell_map, squared_map in candidates:
-                squared = squared_map[place] + step**2
-                better = np.flatnonzero(squared < second[inside])
-                pixels, squared = inside[better], squared[better]
-                cell = cell_map[place[better]]
-                # The winner of the first place sends its holder, if that is
-                # another cell, to the second; the rest compete for the second.
-                was = first[pixels]
-                other = cell != first_cell[pixels]
-                second[pixels[other]] = np.maximum(was, squared)[other]
-                wins = squared < was
-                first[pixels[wins]] = squared[wins]
-                first_cell[pixels[wins]] = cell[wins]
-    nearest, second_nearest = np.zeros((2, height, width))
-    nearest[rows, columns] = np.sqrt(first)
-    second_nearest[rows, columns] = np.sqrt(second)
-    return nearest, second_nearest
+        for offset in (-step * width, step * width):
+            place = pixels[active] + offset
+            inside = (place >= 0) & (place < cells.size)
+            here, place = active[inside], place[inside]
+            for candidates in in_row:
+                first[here], second[here] = _two_nearest(
+                    first[here], second[here], candidates[place] + farther
+                )
+    distances = np.zeros((2, height, width))
+    distances.reshape(2, -1)[:, pixels] = [_distance(first), _distance(second)]
+    return distances[0], distances[1]
 
 
-def _nearest_in_columns(cells: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The two nearest different cells above and below each pixel, in its column.
+# While the search goes on, a cell at a distance is one int64, the squared distance
+# in the high bits and the cell's number in the low: the least is the nearest cell.
+CELL_BITS = 31
+CELL = (1 << CELL_BITS) - 1
+NO_CELL = 1 << 62
 
-    Returns four pairs (number of the cell, squared distance), each
-    ``(height, width)``; where there is no such cell the distance is infinite.
+
+def _two_nearest(
+    first: np.ndarray, second: np.ndarray, candidate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest and the second nearest once a candidate has taken part."""
+    loser = np.maximum(first, candidate)
+    first = np.minimum(first, candidate)
+    loser[(first ^ loser) & CELL == 0] = NO_CELL  # the same cell, farther away
+    return first, np.minimum(second, loser)
+
+
+def _distance(candidate: np.ndarray) -> np.ndarray:
+    return np.where(candidate < NO_CELL, np.sqrt(candidate >> CELL_BITS), np.inf)
+
+
+def _nearest_in_row(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two nearest different cells of each pixel's own row.
+
+    No third cell of a row can be among the two nearest of any pixel.
     """
-    candidates = []
-    row = np.arange(len(cells), dtype=np.int32)[:, None]
-    for direction in (slice(None), slice(None, None, -1)):
-        here = cells[direction]
-        last = np.maximum.accumulate(np.where(here > 0, row, -1), axis=0)
-        last_cell = np.take_along_axis(here, np.maximum(last, 0), axis=0)
-        # Where the cell changes, the one before becomes the second nearest.
-        second = np.full_like(last, -1)
-        changes = (last_cell[1:] != last_cell[:-1]) & (last[:-1] >= 0)
-        second[1:][changes] = last[:-1][changes]
-        second = np.maximum.accumulate(second, axis=0)
-        second_cell = np.take_along_axis(here, np.maximum(second, 0), axis=0)
-        for cell, place in ((last_cell, last), (second_cell, second)):
-            squared = np.where(place >= 0, np.float64(row - place) ** 2, np.inf)
-            # Contiguous, since take() would copy a reversed view at each call.
-            pair = (cell[direction], squared[direction])
-            candidates.append(tuple(map(np.ravel, pair)))
-    return candidates
+    first, second = _nearest_to_the_left(cells)
+    for candidate in _nearest_to_the_left(cells[:, ::-1]):
+        first, second = _two_nearest(first, second, candidate[:, ::-1])
+    return first, second
+
+
+def _nearest_to_the_left(cells: np.ndarray) -> list[np.ndarray]:
+    """The two nearest different cells at or left of each pixel."""
+    column = np.arange(cells.shape[1])
+    # Column and cell as one integer; the largest so far is the last that was met.
+    last = np.where(cells > 0, column << CELL_BITS | cells, -1)
+    last = np.maximum.accumulate(last, axis=1)
+    # Where the cell changes, the one before becomes the second nearest.
+    second = np.full_like(last, -1)
+    before, after = last[:, :-1], last[:, 1:]
+    changes = (before ^ after) & CELL != 0
+    second[:, 1:][changes] = before[changes]
+    second = np.maximum.accumulate(second, axis=1)
+    return [
+        np.where(
+            met >= 0,
+            (column - (met >> CELL_BITS)) ** 2 << CELL_BITS | met & CELL,
+            NO_CELL,
+        )
+        for met in (last, second)
+    ]
 
 
 def _checked(labels: np.ndarray) -> np.ndarray:
@@ -186,6 +203,11 @@ def _checked(labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             "Expected labels of one slice, (height, width), with at least one pixel, "
             f"got {labels.shape}."
+        )
+    if max(labels.shape) >= 1 << 15:
+        raise ValueError(
+            f"Expected slices of at most {(1 << 15) - 1} pixels a side, got "
+            f"{labels.shape}: cut the slice."
         )
     _check_values(labels)
     return labels
