@@ -176,6 +176,24 @@ def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("versions", [1, 7, 8])
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((3, 20, 31), "CYX"), ((2, 3, 20, 31), "ZCYX")]
+)
+def test_predict_takes_channels_and_gives_classes(versions, shape, axes, tmp_path):
+    network = UNet(in_channels=3, num_classes=4, base_channels=2, depth=1)
+    save_network(network, tmp_path / "network.safetensors")
+    images = np.random.default_rng(0).random(shape, np.float32)
+    tifffile.imwrite(tmp_path / "in.tif", images, imagej=True, metadata={"axes": axes})
+    paths = [str(tmp_path / name) for name in ("network.safetensors", "in.tif", "out")]
+    assert cli.main(["predict", *paths, "--versions", str(versions)]) == 0
+    with tifffile.TiffFile(tmp_path / "out") as file:
+        assert file.series[0].axes == axes
+        written = file.asarray()
+    np.testing.assert_array_equal(written, predict(network, images, versions=versions))
+    assert written.shape == (*shape[:-3], 4, *shape[-2:])
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [(np.full((8, 8), 200.0, np.float32), "from 0 to 1"), (None, "not a TIFF")],

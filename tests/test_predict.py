@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import map_coordinates
 
 from unet_lib import predict as module
 from unet_lib.model import UNet
@@ -37,24 +39,32 @@ def mirrored(length, before, after):
 
 def whole(network, image):
     """The soft-max of class 1 from one pass over the mirrored image."""
-    sizes = [network.input_size(length) for length in image.shape]
+    return all_classes(network, image[None])[1]
+
+
+def all_classes(network, image):
+    """The soft-max from one pass over an image mirrored, channels first."""
+    shape = image.shape[1:]
+    sizes = [network.input_size(length) for length in shape]
     borders = [(n - network.output_size(n)) // 2 for n in sizes]
     rows, columns = (
         mirrored(length, border, size - length - border)
-        for length, size, border in zip(image.shape, sizes, borders, strict=True)
+        for length, size, border in zip(shape, sizes, borders, strict=True)
     )
-    padded = torch.from_numpy(image[np.ix_(rows, columns)])[None, None]
+    padded = torch.from_numpy(image[:, rows][:, :, columns])[None]
     with torch.no_grad():
-        scores = network(padded)[0, :, : image.shape[0], : image.shape[1]]
-    return (scores[1].exp() / scores.exp().sum(0)).numpy()
+        scores = network(padded)[0, :, : shape[0], : shape[1]]
+    return (scores.exp() / scores.exp().sum(0)).numpy()
 
 
-def stitched(network, image, tile):
+def stitched(network, image, tile, together=1):
     """The same from `predict`'s own parts, before it rounds to float32."""
     axes = plan_tiles(network, image.shape, tile)
+    padded = mirror_pad(image[None, None], *axes)
     with torch.no_grad():
-        scores = module._stitch(network, image, *axes)
-    return torch.softmax(scores, 0)[1].numpy()
+        scores = module._stitch(network, padded, *axes, together)
+    height, width = image.shape
+    return torch.softmax(scores, 1)[0, 1, :height, :width].numpy()
 
 
 def tiles_for(network, image):
@@ -78,9 +88,10 @@ def test_stitched_equals_whole(data, depth, height, width):
     expected = whole(network, image)
     tiles = tiles_for(network, image)
     drawn = tiles if data is None else {data.draw(st.sampled_from(tiles)), tiles[0]}
+    together = 4 if data is None else data.draw(st.integers(1, 9))
     for tile in drawn:
         np.testing.assert_allclose(
-            stitched(network, image, tile), expected, rtol=0, atol=1e-10
+            stitched(network, image, tile, together), expected, rtol=0, atol=1e-10
         )
     np.testing.assert_allclose(predict(network, image), expected, rtol=0, atol=1e-7)
 
@@ -198,19 +209,23 @@ def spy(monkeypatch, network):
 
 
 @pytest.mark.parametrize("bound", [20**2, 28**2, 40 * 50, 10**6])
-def test_no_tile_is_above_the_bound(monkeypatch, bound):
+def test_no_pass_is_above_the_bound(monkeypatch, bound):
     network = tiny(2)
     bound = max(bound, network.input_size(4) ** 2)
-    image = np.random.default_rng(1).random((23, 31))
-    expected = predict(network, image)
+    images = np.random.default_rng(1).random((3, 23, 31))
+    expected = [predict(network, image) for image in images]
     shapes = spy(monkeypatch, network)
     np.testing.assert_allclose(
-        predict(network, image, max_pixels=bound), expected, atol=1e-7
+        predict(network, images, max_pixels=bound), expected, atol=1e-7
     )
-    assert max(h * w for _, _, h, w in shapes) <= bound
-    assert (len(shapes) == 1) == (bound == 10**6)
+    passes = [math.prod(shape) for shape in shapes]
+    assert max(passes) <= bound
+    assert (len(passes) == 1) == (bound == 10**6)
+    # No pass is left emptier than it must be, but the last ones of a slice.
+    smallest = min(h * w for _, _, h, w in shapes)
+    assert max(passes) > bound - smallest or bound == 10**6
     with pytest.raises(ValueError, match="allow at least"):
-        predict(network, image, max_pixels=network.input_size(4) ** 2 - 1)
+        predict(network, images, max_pixels=network.input_size(4) ** 2 - 1)
 
 
 def test_each_slice_is_mirrored_once(monkeypatch):
@@ -220,9 +235,10 @@ def test_each_slice_is_mirrored_once(monkeypatch):
     )
     network = tiny(1)
     shapes = spy(monkeypatch, network)
-    predict(network, np.zeros((3, 20, 20)), tile=network.input_size(8))
+    tile = network.input_size(8)
+    predict(network, np.zeros((3, 20, 20)), tile=tile, max_pixels=9 * tile**2)
     assert len(calls) == 3
-    assert len(shapes) == 3 * 9
+    assert [batch for batch, *_ in shapes] == [9, 9, 9]
 
 
 @given(lengths, lengths)
@@ -248,12 +264,12 @@ def test_a_stack_is_its_slices():
     assert probabilities.dtype == np.float32
     assert 0 <= probabilities.min() < probabilities.max() <= 1
     for image, result in zip(images, probabilities, strict=True):
-        np.testing.assert_array_equal(predict(network, image), result)
+        np.testing.assert_allclose(predict(network, image), result, atol=1e-7)
     np.testing.assert_array_equal(images, before)
 
 
 @pytest.mark.parametrize("shape", [(13, 21), (16, 16), (1, 5)])
-def test_eightfold_is_the_mean_of_eight(shape):
+def test_eight_versions_are_the_mean_of_eight(shape):
     network = NETWORKS[2]
     image = np.random.default_rng(5).random(shape)
     parts = []
@@ -263,17 +279,77 @@ def test_eightfold_is_the_mean_of_eight(shape):
         result = whole(network, turned)
         result = np.flipud(result) if flip else result
         parts.append(np.rot90(result, -turns))
-    ours = predict(network, image, eightfold=True)
+    ours = predict(network, image, versions=8)
     np.testing.assert_allclose(ours, np.mean(parts, 0), rtol=0, atol=1e-7)
     assert np.abs(ours - parts[0]).max() > 1e-4
 
 
-def test_several_classes():
-    network = tiny(1, num_classes=4)
-    image = np.random.default_rng(6).random((9, 12))
+def rotated_by_hand(network, image, angle):
+    """Turn a slice that is mirrored far out, predict without tiles, turn it back."""
+    height, width = image.shape
+    far = 200
+    rows, columns = mirrored(height, far, far), mirrored(width, far, far)
+    mirrored_image = image[np.ix_(rows, columns)]
+    size = network.input_size(60)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array([height - 1, width - 1]) / 2
+    # The network's input, pixel by pixel, about the slice's middle. Where the
+    # pooling falls must be as in `predict`: the canvas starts at its border.
+    canvas = np.ceil(np.abs(turn) @ [height - 1, width - 1]) + 1
+    border = (size - network.output_size(size)) // 2
+    places = np.indices((size, size)).reshape(2, -1).T - border - (canvas - 1) / 2
+    places = places @ turn.T + middle + far
+    turned = map_coordinates(mirrored_image, places.T, order=1).reshape(size, size)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(turned)[None, None])
+    cell = torch.softmax(scores, 1)[0, 1].numpy()
+    back = np.indices(image.shape).reshape(2, -1).T - middle
+    back = back @ turn + (canvas - 1) / 2
+    grid = [np.arange(n) for n in cell.shape]
+    return RegularGridInterpolator(grid, cell)(back).reshape(image.shape)
+
+
+@pytest.mark.parametrize("shape", [(13, 21), (16, 16), (1, 5)])
+def test_seven_versions_are_the_mean_of_seven_rotations(shape):
+    network = NETWORKS[2]
+    image = np.random.default_rng(8).random(shape)
+    parts = [rotated_by_hand(network, image, 2 * np.pi * k / 7) for k in range(7)]
+    np.testing.assert_allclose(parts[0], whole(network, image), atol=1e-10)
+    ours = predict(network, image, versions=7)
+    np.testing.assert_allclose(ours, np.mean(parts, 0), rtol=0, atol=2e-7)
+    tiled = predict(network, image, versions=7, max_pixels=50**2)
+    np.testing.assert_allclose(tiled, ours, rtol=0, atol=2e-7)
+    assert np.abs(ours - parts[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("versions", [1, 7, 8])
+@pytest.mark.parametrize(("channels", "classes"), [(1, 4), (3, 2), (2, 3)])
+def test_several_channels_and_classes(versions, channels, classes):
+    network = tiny(2, in_channels=channels, num_classes=classes)
+    images = np.random.default_rng(6).random((2, channels, 9, 12))
+    expected = np.stack([all_classes(network, image) for image in images])
+    if classes == 2:
+        expected = expected[:, 1]
+    given = images[:, 0] if channels == 1 else images
+    ours = predict(network, given, versions=versions, max_pixels=10**6)
+    assert ours.shape == expected.shape
+    assert ours.dtype == np.float32
     np.testing.assert_allclose(
-        predict(network, image), whole(network, image), atol=1e-7
+        predict(network, given[1], versions=versions), ours[1], atol=1e-7
     )
+    if versions == 1:
+        np.testing.assert_allclose(ours, expected, atol=1e-7)
+    if classes > 2:
+        np.testing.assert_allclose(ours.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ">f4", ">f8", np.longdouble])
+@pytest.mark.parametrize("versions", [1, 7, 8])
+def test_floats_of_any_kind(dtype, versions):
+    image = np.random.default_rng(6).random((9, 12)).astype(dtype)
+    ours = predict(NETWORKS[1], image, versions=versions)
+    expected = predict(NETWORKS[1], image.astype(np.float64), versions=versions)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_drop_out_is_off():
@@ -287,7 +363,7 @@ def test_drop_out_is_off():
 
 def test_progress(capsys):
     images = np.zeros((2, 8, 8))
-    predict(NETWORKS[1], images, eightfold=True, progress=True)
+    predict(NETWORKS[1], images, versions=8, progress=True)
     assert "16/16" in capsys.readouterr().err
     predict(NETWORKS[1], images)
     assert capsys.readouterr().err == ""
@@ -312,6 +388,8 @@ SPOILT = [np.where(np.eye(8) > 0, value, 0.5) for value in (np.nan, np.inf)]
         (IMAGE, {"tile": 21}, "legal size"),
         (IMAGE, {"tile": 0}, "legal size"),
         (IMAGE, {"max_pixels": 10}, "max_pixels=10"),
+        (IMAGE, {"versions": 4}, "1, 7 or 8, not 4"),
+        (IMAGE, {"versions": 0}, "1, 7 or 8, not 0"),
     ],
 )
 def test_images_refused(images, options, message):
@@ -323,7 +401,7 @@ def test_images_refused(images, options, message):
     ("options", "message"),
     [
         ({"padding": "same"}, "seams"),
-        ({"in_channels": 3}, "one input channel"),
+        ({"in_channels": 3}, r"shape \(3, height, width\) or \(slices, 3"),
         ({"num_classes": 1}, "two classes"),
     ],
 )

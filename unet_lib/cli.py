@@ -169,7 +169,9 @@ def add_predict(subparsers):
             "Write the probability of cell for each pixel of a grey TIFF image or\n"
             "stack, of any size, as a float32 TIFF that Fiji opens. Integer images\n"
             "are scaled by their type's largest value, floating-point ones must be\n"
-            "from 0 to 1."
+            "from 0 to 1. A network of several channels takes (channels, height,\n"
+            "width) or (slices, channels, height, width); one of more than two\n"
+            "classes writes the probabilities of all of them."
         ),
         epilog=(
             "example:\n"
@@ -181,9 +183,12 @@ def add_predict(subparsers):
     parser.add_argument("images", help="a grey TIFF, one image or a stack")
     parser.add_argument("output", help="the TIFF to write")
     parser.add_argument(
-        "--eightfold",
-        action="store_true",
-        help="average over quarter turns and mirrorings: better, eight times slower",
+        "--versions",
+        type=int,
+        choices=(1, 7, 8),
+        default=1,
+        help="average over the paper's 7 rotated versions, or over the 8 quarter turns "
+        "and mirrorings; 7 or 8 times slower (default: 1, one pass)",
     )
     parser.set_defaults(run=run_predict)
 
@@ -212,13 +217,12 @@ def run_predict(arguments):
             f"{images.max()}: expected unsigned integers, or floats from 0 to 1."
         )
     network = load_network(arguments.network, best_device())
-    probabilities = predict(
-        network, images, eightfold=arguments.eightfold, progress=True
-    )
+    probabilities = predict(network, images, versions=arguments.versions, progress=True)
     output = Path(arguments.output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        axes = "ZYX" if probabilities.ndim == 3 else "YX"
+        classes = "C" if network.arguments["num_classes"] > 2 else ""
+        axes = "Z" * (probabilities.ndim - 2 - len(classes)) + classes + "YX"
         tifffile.imwrite(temporary, probabilities, imagej=True, metadata={"axes": axes})
         os.replace(temporary, output)
     finally:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from tqdm.auto import tqdm
 
 from unet_lib.model import UNet
 
-# Input pixels of one tile unless the caller says otherwise: 1024 x 1024 takes
+# Input pixels of one pass unless the caller says otherwise: 1024 x 1024 takes
 # about 1 GB with 64 base channels in float32.
 MAX_PIXELS = 1024 * 1024
 
@@ -105,7 +106,7 @@ def predict(
     images: np.ndarray,
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    eightfold: bool = False,
+    versions: int = 1,
     progress: bool = False,
 ) -> np.ndarray:
     """Probabilities of cell for slices of any size, by the overlap-tile strategy.
@@ -118,24 +119,66 @@ def predict(
         network: a `UNet` with ``padding="valid"``, on its device; it is put into
             evaluation mode.
         images: ``(height, width)`` or ``(slices, height, width)``, float, 0 to 1.
-        tile, max_pixels: as for `plan_tiles`.
-        eightfold: average over the four quarter turns, each as it is and
-            mirrored. Deviation: the paper averages 7 rotated versions.
+            For a network of several input channels ``(channels, height, width)``
+            or ``(slices, channels, height, width)``.
+        tile: input size of the tiles, as for `plan_tiles`.
+        max_pixels: the most input pixels of one pass through the network, and so
+            the bound of the memory. As many tiles go through together as it
+            lets; a given `tile` goes through whatever it is.
+        versions: 1; 7, the paper's average over rotated versions of the slice,
+            which by our reading are turned by k/7 of a full circle about its
+            centre, bilinear there and back; or 8, the quarter turns, each as it
+            is and mirrored, a deviation that needs no interpolation.
         progress: show a bar.
 
     Returns:
-        float32 of the shape of `images`, 0 to 1: the soft-max of class 1.
+        float32 of the shape of `images`, without their channels, 0 to 1: the
+        soft-max of class 1. For a network of more than two classes that of all
+        of them, ``(classes, height, width)`` or ``(slices, classes, height,
+        width)``.
 
     Raises:
         ValueError: for images of another rank, empty or not finite, for a
-            padded network or one of several input channels, and for an illegal
-            tile.
+            padded network or one of a single class, and for an illegal tile.
     """
+    stack = _checked(network, images)
+    if versions not in (1, 7, 8):
+        raise ValueError(f"versions must be 1, 7 or 8, not {versions!r}.")
+    network.eval()
+    slices, channels, *size = stack.shape
+    classes = network.arguments["num_classes"]
+    maps = 1 if classes == 2 else classes
+    probabilities = np.zeros((slices, maps, *size), np.float32)
+    # As many slices at a time as their tiles go through together.
+    rows, columns = plan_tiles(network, size, tile, max_pixels)
+    covered = math.prod(axis.tiles * axis.tile for axis in (rows, columns))
+    together = max(1, max_pixels // covered)
+    with tqdm(total=slices * versions, unit="pass", disable=not progress) as bar:
+        for start in range(0, slices, together):
+            some = slice(start, start + together)
+            total = np.zeros(probabilities[some].shape)
+            for version in range(versions):
+                look = _look_rotated if versions == 7 else _look_turned
+                total += look(network, stack[some], version, tile, max_pixels)
+                bar.update(len(total))
+            probabilities[some] = total / versions
+    if maps == 1:
+        probabilities = probabilities[:, 0]
+    is_stack = np.ndim(images) == (3 if channels == 1 else 4)
+    return probabilities if is_stack else probabilities[0]
+
+
+def _checked(network: UNet, images: np.ndarray) -> np.ndarray:
+    """The images as ``(slices, channels, height, width)``."""
     images = np.asarray(images)
-    if images.ndim not in (2, 3) or images.size == 0:
+    channels = network.arguments["in_channels"]
+    lead = () if channels == 1 else (channels,)
+    inner = images.shape[-2 - len(lead) : -2]
+    if images.ndim - len(lead) not in (2, 3) or inner != lead or images.size == 0:
+        names = "height, width" if channels == 1 else f"{channels}, height, width"
         raise ValueError(
-            "Expected images of shape (height, width) or (slices, height, width) "
-            f"with at least one pixel, got {images.shape}."
+            f"Expected images of shape ({names}) or (slices, {names}) with at least "
+            f"one pixel, got {images.shape}."
         )
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(
@@ -149,61 +192,103 @@ def predict(
             'Expected a network with padding="valid": the tiles of a padded one do '
             "not join without seams. Give such a network whole images instead."
         )
-    if network.arguments["in_channels"] != 1 or network.arguments["num_classes"] < 2:
+    if network.arguments["num_classes"] < 2:
         raise ValueError(
-            "Expected a network of one input channel and at least two classes, got "
-            f"{network.arguments}."
+            f"Expected a network of at least two classes, got {network.arguments}."
         )
-    network.eval()
-    stack = images if images.ndim == 3 else images[None]
-    turns = range(8) if eightfold else range(1)
-    probabilities = np.zeros(stack.shape, np.float64)
-    with tqdm(total=len(stack) * len(turns), disable=not progress) as bar:
-        for image, total in zip(stack, probabilities, strict=True):
-            for turn in turns:
-                turned = _turn(image, turn)
-                axes = plan_tiles(network, turned.shape, tile, max_pixels)
-                scores = _stitch(network, turned, *axes)
-                cell = torch.softmax(scores, dim=0)[1].cpu().double().numpy()
-                total += _turn_back(cell, turn)
-                bar.update()
-    probabilities /= len(turns)
-    return probabilities.astype(np.float32).reshape(images.shape)
+    # In this machine's byte order, and in a precision that SciPy and torch share.
+    precision = np.float64 if images.dtype.itemsize > 4 else np.float32
+    images = images.astype(precision, copy=False)
+    return images.reshape(-1, channels, *images.shape[-2:])
 
 
-def mirror_pad(image: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """The image with its mirrored borders, as large as the tiles need."""
-    pads = [
+def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
+    """Images ``(..., height, width)`` with the mirrored borders the tiles need."""
+    pads = [(0, 0)] * (images.ndim - 2) + [
         (axis.border, axis.padded - axis.border - length)
-        for axis, length in zip((rows, columns), image.shape, strict=True)
+        for axis, length in zip((rows, columns), images.shape[-2:], strict=True)
     ]
-    return np.pad(image, pads, mode="reflect")
+    return np.pad(images, pads, mode="reflect")
 
 
 def _stitch(
-    network: UNet, image: np.ndarray, rows: Axis, columns: Axis
+    network: UNet, padded: np.ndarray, rows: Axis, columns: Axis, together: int
 ) -> torch.Tensor:
-    """Scores ``(classes, height, width)`` of one image, tile by tile."""
-    parameter = next(network.parameters())
-    padded = torch.from_numpy(mirror_pad(image, rows, columns)).to(parameter)
-    classes = network.arguments["num_classes"]
-    scores = padded.new_empty(
-        classes,
+    """Scores ``(slices, classes, height, width)``, `together` tiles a pass."""
+    images = torch.from_numpy(padded).to(next(network.parameters()))
+    scores = images.new_empty(
+        len(images),
+        network.arguments["num_classes"],
         (rows.tiles - 1) * rows.stride + rows.output,
         (columns.tiles - 1) * columns.stride + columns.output,
     )
-    for row, column in itertools.product(range(rows.tiles), range(columns.tiles)):
-        top, left = row * rows.stride, column * columns.stride
-        tile = padded[None, None, top : top + rows.tile, left : left + columns.tile]
-        place = scores[:, top : top + rows.output, left : left + columns.output]
-        place.copy_(network(tile)[0])
-    return scores[:, : image.shape[0], : image.shape[1]]
+    corners = [
+        (image, row * rows.stride, column * columns.stride)
+        for image, row, column in itertools.product(
+            range(len(images)), range(rows.tiles), range(columns.tiles)
+        )
+    ]
+    for start in range(0, len(corners), together):
+        here = corners[start : start + together]
+        tiles = [
+            images[image, :, top : top + rows.tile, left : left + columns.tile]
+            for image, top, left in here
+        ]
+        outputs = network(torch.stack(tiles))
+        for (image, top, left), output in zip(here, outputs, strict=True):
+            place = scores[image, :, top : top + rows.output]
+            place[..., left : left + columns.output] = output
+    return scores
 
 
-def _turn(image: np.ndarray, turn: int) -> np.ndarray:
-    turned = np.rot90(image, turn % 4)
-    return turned[:, ::-1].copy() if turn >= 4 else turned.copy()
+def _soft_max(
+    network: UNet, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
+) -> np.ndarray:
+    """Of all that is covered, ``(slices, maps, height, width)``; of two, class 1."""
+    together = max(1, max_pixels // (rows.tile * columns.tile))
+    scores = _stitch(network, padded, rows, columns, together)
+    probabilities = torch.softmax(scores, dim=1)
+    if probabilities.shape[1] == 2:
+        probabilities = probabilities[:, 1:]
+    return probabilities.cpu().numpy()
 
 
-def _turn_back(image: np.ndarray, turn: int) -> np.ndarray:
-    return np.rot90(image[:, ::-1] if turn >= 4 else image, -(turn % 4))
+def _look_turned(
+    network: UNet, images: np.ndarray, version: int, tile: int | None, max_pixels: int
+) -> np.ndarray:
+    """Turned by `version` quarter turns, from the fifth on mirrored too."""
+    turned = np.rot90(images, version % 4, axes=(2, 3))
+    turned = turned[..., ::-1] if version >= 4 else turned
+    height, width = turned.shape[2:]
+    axes = plan_tiles(network, (height, width), tile, max_pixels)
+    seen = _soft_max(network, mirror_pad(turned, *axes), *axes, max_pixels)
+    seen = seen[..., :height, :width]
+    seen = seen[..., ::-1] if version >= 4 else seen
+    return np.rot90(seen, -(version % 4), axes=(2, 3))
+
+
+def _look_rotated(
+    network: UNet, images: np.ndarray, version: int, tile: int | None, max_pixels: int
+) -> np.ndarray:
+    """Turned by `version` sevenths of a circle, on a canvas that holds it whole."""
+    angle = 2 * math.pi * version / 7
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turn = np.array([[cosine, -sine], [sine, cosine]])
+    size = np.array(images.shape[2:])
+    canvas = np.ceil(np.abs(turn) @ (size - 1)).astype(int) + 1
+    axes = plan_tiles(network, tuple(map(int, canvas)), tile, max_pixels)
+    border = [axis.border for axis in axes]
+    middle, canvas_middle = (size - 1) / 2, (canvas - 1) / 2
+
+    def resample(maps, matrix, offset, shape):
+        flat = [
+            ndimage.affine_transform(one, matrix, offset, shape, order=1, mode="mirror")
+            for one in maps.reshape(-1, *maps.shape[2:])
+        ]
+        return np.reshape(flat, (*maps.shape[:2], *shape))
+
+    # The border is read from the mirrored slice too, not from a mirrored canvas.
+    offset = middle - turn @ (canvas_middle + border)
+    padded = resample(images, turn, offset, tuple(axis.padded for axis in axes))
+    seen = _soft_max(network, padded, *axes, max_pixels)
+    return resample(seen, turn.T, canvas_middle - turn.T @ middle, tuple(size))
