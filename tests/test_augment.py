@@ -347,6 +347,30 @@ def test_a_tile_is_the_same_in_any_batch():
         assert torch.equal(part, same)
 
 
+class Batches(torch.utils.data.Dataset):
+    """Three batches of a sampler, for the workers of a data loader."""
+
+    def __init__(self, tiles):
+        self.tiles = tiles
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return self.tiles.batch(range(4 * number, 4 * number + 4))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_batch_is_the_same_whoever_makes_it(workers):
+    batches = Batches(sampler(*stack(), augmentation=Augmentation(mirror=True), seed=3))
+    options = {"batch_size": None, "num_workers": workers}
+    loaded = list(torch.utils.data.DataLoader(batches, **options))
+    assert len(loaded) == 3
+    for number, batch in enumerate(loaded):
+        for part, same in zip(batch, batches[number], strict=True):
+            assert torch.equal(part, same)
+
+
 def test_other_numbers_and_seeds_are_other_tiles():
     first, second = (sampler(*stack(), seed=seed) for seed in (0, 1))
     assert not torch.equal(first.batch([0])[0], first.batch([1])[0])

@@ -130,12 +130,19 @@ def resample(
             f"Expected maps of floats, got {maps.dtype}: pass labels as floats, with "
             'mode="nearest".'
         )
-    # grid_sample counts from -1 to 1 between the border pixels, column first.
     last = torch.tensor(maps.shape[2:], device=maps.device).sub(1).clamp(min=1)
     normalised = coordinates * (2 / last).view(1, 2, 1, 1) - 1
+    return _read(maps, normalised.flip(1).to(maps), mode)
+
+
+def _read(maps: torch.Tensor, places: torch.Tensor, mode: str) -> torch.Tensor:
+    """At places ``(batch, 2, height, width)`` as grid_sample counts them.
+
+    That is from -1 to 1 between the border pixels, the column first.
+    """
     return F.grid_sample(
         maps,
-        normalised.flip(1).permute(0, 2, 3, 1).to(maps),
+        places.permute(0, 2, 3, 1),
         mode=mode,
         padding_mode="reflection",
         align_corners=True,
@@ -160,7 +167,8 @@ def deform(
             f"{tuple(images.shape)}."
         )
     field = displacement_field(grid, images.shape[2:])
-    return resample(images, _pixels(images.shape[2:], field.device) + field, mode)
+    pixels = torch.from_numpy(np.indices(images.shape[2:], np.float32)).to(field)
+    return resample(images, pixels + field, mode)
 
 
 class TileSampler:
@@ -250,29 +258,61 @@ class TileSampler:
             output)`` int64 and weights of that shape, float32.
         """
         draws = [self.draw(index) for index in indices]
+        if not draws:
+            raise ValueError("Expected at least one index, got none.")
 
-        def gather(name: str) -> torch.Tensor:
-            values = np.stack([np.float32(getattr(draw, name)) for draw in draws])
-            return torch.from_numpy(values).to(self.device)
+        def on_device(values: list) -> torch.Tensor:
+            return torch.from_numpy(np.float32(values)).to(self.device)
 
-        size = (self.tile, self.tile)
-        pixels = _pixels(size, self.device) - (self.tile - 1) / 2
-        turned = torch.einsum("bij,jhw->bihw", gather("matrix"), pixels)
-        field = displacement_field(gather("grid"), size)
-        coordinates = gather("centre")[:, :, None, None] + turned + field
+        motions = [_motion(draw, self.maps.shape[2:]) for draw in draws]
+        basis = _basis(self.tile).to(self.device)
+        places = basis @ on_device(motions) @ basis.T
         border = (self.tile - self.output) // 2
         middle = slice(border, border + self.output)
-        inner = coordinates[:, :, middle, middle]
+        inner = places[:, :, middle, middle]
 
         maps = self.maps[[draw.slice for draw in draws]]
-        images = resample(maps[:, :1], coordinates)
-        contrast, brightness = (
-            gather(name).view(-1, 1, 1, 1) for name in ("contrast", "brightness")
-        )
-        images = 0.5 + contrast * (images - 0.5) + brightness
-        labels = resample(maps[:, 1:2], inner, mode="nearest")[:, 0].long()
-        weights = resample(maps[:, 2:], inner)[:, 0]
+        images = _read(maps[:, :1], places, "bilinear")
+        labels = _read(maps[:, 1:2], inner, "nearest")[:, 0].long()
+        weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
+        contrast = on_device([draw.contrast for draw in draws]).view(-1, 1, 1, 1)
+        brightness = on_device([draw.brightness for draw in draws]).view(-1, 1, 1, 1)
+        images.mul_(contrast).add_(0.5 - 0.5 * contrast + brightness)
         return images, labels, weights
+
+
+@lru_cache(maxsize=8)
+def _basis(size: int) -> torch.Tensor:
+    """Along one side: the weights of the three grid values, and the pixel's place.
+
+    float32 ``(size, 4)``; the place is counted from the middle of the tile.
+    """
+    places = torch.arange(size) - (size - 1) / 2
+    return torch.cat([spline_matrix(size), places[:, None]], dim=1)
+
+
+def _motion(draw: Draw, size: tuple[int, int]) -> np.ndarray:
+    """Where a tile is read, as numbers between the two sides' bases.
+
+    Centre + matrix x place + field is linear in each side's basis, so it is
+    basis @ motion @ basis.T: one pass over the pixels, where adding the parts
+    would take one each. As grid_sample counts: column first, from -1 to 1.
+
+    Args:
+        draw: of the tile.
+        size: height and width of the slice.
+
+    Returns:
+        float64 ``(2, 4, 4)``.
+    """
+    motion = np.zeros((2, 4, 4))
+    # A side's spline weights sum to 1: what is the same everywhere joins the grid.
+    motion[:, :3, :3] = draw.grid + draw.centre[:, None, None]
+    motion[:, 3, :3] = draw.matrix[:, :1]
+    motion[:, :3, 3] = draw.matrix[:, 1:]
+    motion *= 2 / np.maximum(np.array(size) - 1, 1)[:, None, None]
+    motion[:, :3, :3] -= 1
+    return motion[::-1]
 
 
 def _check_stacks(images, labels, weights) -> None:
@@ -290,9 +330,3 @@ def _check_stacks(images, labels, weights) -> None:
         )
     if weights.min() < 0:
         raise ValueError(f"Expected weights above 0, got {weights.min():g}.")
-
-
-def _pixels(size: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Row and column of each pixel: ``(2, height, width)``, float32."""
-    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in size]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
