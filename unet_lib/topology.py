@@ -1,0 +1,331 @@
+"""Thinning and warping: the steps of the challenge's figures that walk over pixels.
+
+Both are sequential by definition: what happens to a pixel depends on those before
+it, so no array operation gives the same pixels. Their two loops are compiled by
+numba where it is installed (`pip install "unet-lib[fast]"`); without it the same
+code runs as plain Python, to the same pixels, many times slower.
+
+Built in chapter 6, *Overlap-tile evaluation*.
+"""
+
+import functools
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import ndimage
+
+# What a pixel is that differs from the proposal after warping, as the challenge's
+# software numbers it. Only merges and splits count in the warping error.
+MERGE, SPLIT, HOLE_ADDITION, OBJECT_DELETION, OBJECT_ADDITION, HOLE_DELETION = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+)
+
+# Of the flood: membrane that is still to be reached, that waits in the queue, and
+# the frame around the slice. Cells are above 0 and dams are 0.
+MASK, IN_QUEUE, OUTSIDE = -1, -2, -3
+
+# Half of the window in which a white pixel is taken away to see whether it splits.
+RADIUS = 20
+
+
+def compiled(function):
+    """The function, compiled by numba at its first call; plain without numba.
+
+    Compiling takes a second a process. The machine code is not kept on disk:
+    numba would read it back by unpickling.
+    """
+
+    @functools.cache
+    def fastest():
+        try:
+            from numba import njit
+        except ImportError:
+            return function
+        return njit(nogil=True)(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return fastest()(*arguments)
+
+    return call
+
+
+def thin(cell: np.ndarray) -> np.ndarray:
+    """Grow the cells of a proposal until one-pixel dams are left between them.
+
+    The membranes are flooded from the cells, first come, first served, in the
+    order of the challenge's software; a watershed puts its lines elsewhere.
+
+    Args:
+        cell: boolean ``(height, width)``, true where the proposal has cell.
+
+    Returns:
+        int32 ``(height, width)``: the cells' numbers from 1 on, 0 on the dams.
+        All 1 where there is no cell.
+
+    Built in chapter 6, *Overlap-tile evaluation*.
+    """
+    cell = _checked_slice(cell) > 0
+    return np.ascontiguousarray(thinned(label(cell.T)).T)
+
+
+def warp(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
+    """Warp labels towards a proposal as far as no cell appears, splits or merges.
+
+    Pixels that differ flip while they are simple: while the flip changes no
+    connection. Those farthest from the threshold come first.
+
+    Args:
+        labels: ``(height, width)``, 1 = cell, 0 = membrane.
+        probabilities: ``(height, width)`` of cell; the proposal is what is above
+            the threshold.
+        threshold: in double precision, as the probabilities are compared.
+
+    Returns:
+        uint8 ``(height, width)``, 1 = cell.
+
+    Built in chapter 6, *Overlap-tile evaluation*.
+    """
+    cell, probabilities = _checked_pair(labels, probabilities)
+    warped, _ = warp_turned(cell, probabilities, threshold)
+    return np.ascontiguousarray(warped.T)
+
+
+def mismatches(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
+    """Say of each pixel that still differs after warping what is wrong there.
+
+    Args:
+        labels, probabilities, threshold: as for `warp`.
+
+    Returns:
+        uint8 ``(height, width)``: 0 where warped labels and proposal agree, else
+        MERGE or SPLIT, which the warping error counts, or HOLE_ADDITION,
+        HOLE_DELETION, OBJECT_ADDITION or OBJECT_DELETION, which it does not.
+
+    Built in chapter 6, *Overlap-tile evaluation*.
+    """
+    cell, probabilities = _checked_pair(labels, probabilities)
+    kinds = np.zeros(cell.shape, np.uint8)
+    positions, found = mismatches_turned(cell, probabilities, threshold)
+    kinds[positions] = found
+    return np.ascontiguousarray(kinds.T)
+
+
+# What follows takes slices turned, (width, height): the challenge's software goes
+# through a slice column by column, and so does the order of a turned array.
+
+
+def label(cell: np.ndarray) -> np.ndarray:
+    """Number the 4-connected components of a boolean slice, int32, from 1 on."""
+    return ndimage.label(cell)[0]
+
+
+def thinned(components: np.ndarray) -> np.ndarray:
+    """`thin` of a turned slice whose cells are numbered already."""
+    cell = components > 0
+    if not cell.any():
+        return np.ones_like(components)
+    reached = ndimage.binary_dilation(cell) & ~cell
+    pixels = np.where(reached, IN_QUEUE, np.where(cell, components, MASK))
+    pixels = framed(pixels, OUTSIDE)
+    queue = np.empty(np.count_nonzero(~cell), np.int64)
+    first = np.flatnonzero(pixels == IN_QUEUE)
+    queue[: len(first)] = first
+    flood(pixels.ravel(), queue, len(first), pixels.shape[1])
+    return pixels[1:-1, 1:-1]
+
+
+def framed(image, value) -> np.ndarray:
+    """The slice with one pixel of `value` around it, int32, in C order."""
+    width, height = image.shape
+    frame = np.full((width + 2, height + 2), value, np.int32)
+    frame[1:-1, 1:-1] = image
+    return frame
+
+
+@compiled
+def flood(pixels, queue, filled, stride):
+    """Give each pixel in the queue the number of a neighbour, or make it a dam.
+
+    Args:
+        pixels: flat and framed by OUTSIDE; changed in place.
+        queue: indices into `pixels`; has room for every pixel of membrane.
+        filled: how many stand in the queue at first.
+        stride: from a pixel to the next one along x.
+    """
+    dammed = False  # lasts from pixel to pixel, as in the challenge's software
+    served = 0
+    while served < filled:
+        pixel = queue[served]
+        served += 1
+        for step in (-stride, -1, 1, stride):  # left, up, right, down
+            neighbour = pixels[pixel + step]
+            here = pixels[pixel]
+            if neighbour > 0:
+                if here == IN_QUEUE or (here == 0 and dammed):
+                    pixels[pixel] = neighbour
+                elif here > 0 and here != neighbour:
+                    pixels[pixel] = 0
+                    dammed = False
+            elif neighbour == 0:
+                if here == IN_QUEUE:
+                    pixels[pixel] = 0
+                    dammed = True
+            elif neighbour == MASK:
+                pixels[pixel + step] = IN_QUEUE
+                queue[filled] = pixel + step
+                filled += 1
+
+
+def simple_points() -> np.ndarray:
+    """For each of the 256 surroundings of a pixel: may it flip?
+
+    Bit k of a surrounding is the k-th of the eight neighbours in reading order.
+    A pixel is simple if the cells among them have one 4-connected component that
+    touches it along an edge, and the membrane has one 8-connected component.
+    """
+    simple = np.zeros(256, bool)
+    edges = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+    for bits in range(256):
+        ring = [bits >> k & 1 for k in range(8)]
+        cell = np.array([*ring[:4], 0, *ring[4:]], bool).reshape(3, 3)
+        membrane = ~cell
+        membrane[1, 1] = False
+        touching = np.unique(label(cell)[edges & cell])
+        _, count = ndimage.label(membrane, np.ones((3, 3)))
+        simple[bits] = len(touching) == 1 and count == 1
+    return simple
+
+
+SIMPLE = simple_points()
+
+
+@compiled
+def flip(cells, order, simple, stride):
+    """Flip simple points in turn, pass after pass, until a pass flips none.
+
+    Args:
+        cells: flat, framed by 0; changed in place.
+        order: the indices that differ; those left come to stand first.
+        simple: `SIMPLE`.
+        stride: from a pixel to the next one along x.
+
+    Returns:
+        How many are left.
+    """
+    remaining = len(order)
+    while True:
+        kept = 0
+        for k in range(remaining):
+            pixel = order[k]
+            bits = (
+                cells[pixel - stride - 1]
+                + 2 * cells[pixel - stride]
+                + 4 * cells[pixel - stride + 1]
+                + 8 * cells[pixel - 1]
+                + 16 * cells[pixel + 1]
+                + 32 * cells[pixel + stride - 1]
+                + 64 * cells[pixel + stride]
+                + 128 * cells[pixel + stride + 1]
+            )
+            if simple[bits]:
+                cells[pixel] = 1 - cells[pixel]
+            else:
+                order[kept] = pixel
+                kept += 1
+        if kept == remaining:
+            return remaining
+        remaining = kept
+
+
+def warp_turned(cell, probabilities, threshold):
+    """`warp` of a turned slice, and where it still differs: two index arrays."""
+    x, y = np.nonzero(cell != (probabilities > threshold))
+    distance = np.abs(probabilities[x, y] - threshold).astype(np.float32)
+    farthest_first = np.argsort(-distance, kind="stable")
+    # A flipped pixel agrees with the proposal and never differs again, so the
+    # list of the next pass is what is left of this one, in the same order.
+    pixels = framed(cell, 0)
+    order = ((x + 1) * pixels.shape[1] + y + 1)[farthest_first]
+    remaining = flip(pixels.ravel(), order, SIMPLE, pixels.shape[1])
+    x, y = np.unravel_index(np.sort(order[:remaining]), pixels.shape)
+    return pixels[1:-1, 1:-1].astype(np.uint8), (x - 1, y - 1)
+
+
+def mismatches_turned(cell, probabilities, threshold):
+    """`mismatches` of a turned slice: where they are, and what each is."""
+    warped, (x, y) = warp_turned(cell, probabilities, threshold)
+    if cell.all():
+        # The challenge's software scales a slice to 8 bits here, and one that
+        # was all cell becomes all 0: whatever is left is black on black.
+        return (x, y), np.full(len(x), OBJECT_ADDITION, np.uint8)
+    components = label(warped)
+    ids = framed(components, -1)
+    around = np.stack(
+        [ids[x + i, y + j] for i in range(3) for j in range(3) if (i, j) != (1, 1)],
+        axis=-1,
+    )
+    around.sort(axis=-1)
+    different = (np.diff(around) > 0).sum(axis=-1) + (around[:, 0] >= 0)
+    white = warped[x, y] > 0
+    on_membrane = around[:, -1] <= 0
+    kinds = np.select(
+        [different >= 3, different == 2, on_membrane],
+        [
+            np.where(white, SPLIT, MERGE),
+            np.where(white, HOLE_DELETION, HOLE_ADDITION),
+            np.where(white, OBJECT_DELETION, OBJECT_ADDITION),
+        ],
+        np.where(white, HOLE_ADDITION, HOLE_DELETION),
+    ).astype(np.uint8)
+    thin_spots = np.flatnonzero(white & (different == 2))
+    kinds[thin_spots[splits(warped, x[thin_spots], y[thin_spots])]] = SPLIT
+    return (x, y), kinds
+
+
+def splits(warped, x, y) -> np.ndarray:
+    """For white pixels: does taking it away part its cell, as seen in a window?"""
+    width, height = warped.shape
+    # A window that is no smaller than the whole slice stands for it.
+    whole = min(width, height) < RADIUS
+    i, j = (width, height) if whole else (RADIUS, RADIUS)
+    windows = sliding_window_view(
+        np.pad(warped, ((i, i), (j, j))), (2 * i + 1, 2 * j + 1)
+    )
+    within = np.zeros((3, 3, 3), bool)  # 4-connected, and no window to the next
+    within[1] = ndimage.generate_binary_structure(2, 1)
+    parted = np.empty(len(x), bool)
+    at_once = max(1, 2_000_000 // windows[0, 0].size)
+    for first in range(0, len(x), at_once):
+        some = slice(first, first + at_once)
+        pixels = windows[x[some], y[some]]
+        pixels[:, i, j] = 0
+        components, _ = ndimage.label(pixels, within)
+        around = components[:, i - 1 : i + 2, j - 1 : j + 2].reshape(-1, 9)
+        parted[some] = (np.diff(np.sort(around)) > 0).sum(axis=-1) >= 2
+    return parted
+
+
+def _checked_slice(image) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 2 or image.size == 0:
+        raise ValueError(
+            "Expected one slice, (height, width), with at least one pixel, got "
+            f"shape {image.shape}."
+        )
+    return image
+
+
+def _checked_pair(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
+    labels, probabilities = _checked_slice(labels), _checked_slice(probabilities)
+    if labels.shape != probabilities.shape:
+        raise ValueError(
+            "Expected labels and probabilities of one shape, got "
+            f"{labels.shape} and {probabilities.shape}."
+        )
+    return labels.T > 0, probabilities.T.astype(np.float64)
