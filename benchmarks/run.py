@@ -1,7 +1,7 @@
 """Speed against other software, side by side in one run.
 
-    uv run python benchmarks/run.py             all of it
-    uv run python benchmarks/run.py weight-map  one part
+    uv run --group benchmarks benchmarks/run.py             all of it
+    uv run --group benchmarks benchmarks/run.py weight-map  one part
 
 Each line compares two ways to the same result: first the results are compared, then
 both are called in turns, so that whatever else the machine does slows both. What is
@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy import ndimage
+from skimage.segmentation import find_boundaries
+from skimage.transform import warp
 
 from unet_lib import UNet, data
 from unet_lib.augment import Augmentation, TileSampler, displacement_field, resample
@@ -64,20 +66,70 @@ def naive_weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0):
     return balance + np.where(labels == 1, 0, term)
 
 
-def weight_maps(stacks: data.Stacks, device: str) -> list[dict]:
-    labels = stacks.train_labels[0]
-    np.testing.assert_allclose(
-        weight_map(labels), naive_weight_map(labels), rtol=1e-5, atol=2e-6
+def windowed_weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0):
+    """One distance transform for each cell, in a window as far as the term reaches."""
+    reach = int(np.ceil(sigma * np.sqrt(2 * np.log(1e7))))
+    cells = np.pad(label_cells(labels), reach)
+    nearest, second = np.full((2, *cells.shape), np.inf)
+    for number, (rows, columns) in enumerate(ndimage.find_objects(cells), start=1):
+        window = (
+            slice(rows.start - reach, rows.stop + reach),
+            slice(columns.start - reach, columns.stop + reach),
+        )
+        distance = ndimage.distance_transform_edt(cells[window] != number)
+        farther = np.maximum(nearest[window], distance)
+        second[window] = np.minimum(second[window], farther)
+        nearest[window] = np.minimum(nearest[window], distance)
+    inner = (slice(reach, -reach), slice(reach, -reach))
+    cell = labels > 0
+    balance = np.where(cell, 0.5 / cell.mean(), 0.5 / (1 - cell.mean()))
+    term = w0 * np.exp(-((nearest + second)[inner] ** 2) / (2 * sigma**2))
+    return balance + np.where(cell, 0, term)
+
+
+def many_cells(size: int, count: int) -> np.ndarray:
+    """Labels of a large slice: each pixel belongs to the nearest of random seeds."""
+    seeds = np.zeros(size**2, np.int32)
+    places = np.random.default_rng(0).choice(size**2, count, replace=False)
+    seeds[places] = np.arange(1, count + 1)
+    seeds = seeds.reshape(size, size)
+    nearest = ndimage.distance_transform_edt(
+        seeds == 0, return_distances=False, return_indices=True
     )
+    cells = seeds[tuple(nearest)]
+    return np.where(find_boundaries(cells), 0, cells)
+
+
+def weight_maps(stacks: data.Stacks, device: str) -> list[dict]:
+    """On one core: a slice of the stack, and a large one with 2,000 cells."""
     torch.set_num_threads(1)
-    row = compare(lambda: weight_map(labels), lambda: naive_weight_map(labels), 7)
-    cells = label_cells(labels).max()
-    return [row | {"what": f"weight map, 512×512, {cells} cells", "other": "naive"}]
+    naive = (naive_weight_map, "a transform a cell, whole slice, sorted")
+    windowed = (windowed_weight_map, "a transform a cell, in a window")
+    labels, large = stacks.train_labels[0], many_cells(2048, 2000)
+    rows = []
+    for slice_labels, (other, name), repeats in (
+        (labels, naive, 7),
+        (labels, windowed, 7),
+        (large, windowed, 3),
+    ):
+        np.testing.assert_allclose(
+            weight_map(slice_labels), other(slice_labels), rtol=1e-5, atol=2e-6
+        )
+        row = compare(
+            lambda s=slice_labels: weight_map(s),
+            lambda s=slice_labels, other=other: other(s),
+            repeats,
+        )
+        side, cells = len(slice_labels), label_cells(slice_labels).max()
+        what = f"weight map, {side}×{side}, {cells:,} cells, one core"
+        rows.append(row | {"what": what, "other": name})
+    return rows
 
 
 def deformations(stacks: data.Stacks, device: str) -> list[dict]:
     """Image, labels and weights, deformed and turned, against one array deformed."""
     batch, size, labels = 8, 572, stacks.train_labels[:8]
+    threads = torch.get_num_threads()
     sampler = TileSampler(
         stacks.train_images[:8],
         labels,
@@ -99,16 +151,14 @@ def deformations(stacks: data.Stacks, device: str) -> list[dict]:
     try:
         import elasticdeform
 
-        others["elasticdeform, one array, order 1"] = lambda: elasticdeform.deform_grid(
-            image, grid, order=1, mode="mirror"
+        others["elasticdeform on the CPU, one array, order 1"] = lambda: (
+            elasticdeform.deform_grid(image, grid, order=1, mode="mirror")
         )
     except ImportError:
         print("elasticdeform is not installed (it has no wheels here): left out")
-    from skimage.transform import warp
-
     field = displacement_field(torch.from_numpy(grid)[None].float(), image.shape)
     places = np.indices(image.shape) + field[0].numpy()
-    others["scikit-image warp, one array, field given"] = lambda: warp(
+    others["scikit-image on the CPU, one array, field given"] = lambda: warp(
         image, places, order=1, mode="reflect"
     )
     ours_once = resample(
@@ -118,7 +168,8 @@ def deformations(stacks: data.Stacks, device: str) -> list[dict]:
         difference = np.abs(call() - ours_once)[30:-30, 30:-30].max()
         assert difference < 1e-3, (name, difference)
         row = compare(ours, lambda call=call: [call() for _ in range(batch)], 15)
-        what = f"{batch} tiles {size}×{size}: 3 maps, deformed and turned"
+        where = f"{threads} threads" if device == "cpu" else device
+        what = f"{batch} tiles {size}×{size}, 3 maps, turned too, {where}"
         rows.append(row | {"what": what, "other": f"{name}, {batch} times"})
     return rows
 
@@ -131,11 +182,11 @@ def overlap_tiles(stacks: data.Stacks, device: str) -> list[dict]:
     try:
         from monai.inferers import sliding_window_inference
 
-        others["MONAI sliding_window_inference, 572"] = lambda: monai_predict(
+        others["MONAI sliding_window_inference, tiles of 572"] = lambda: monai_predict(
             sliding_window_inference, network, image, device
         )
     except ImportError:
-        print("monai is not installed: left out")
+        print("MONAI is not installed (uv run --group benchmarks): left out")
     rows = []
     for name, call in others.items():
         np.testing.assert_allclose(predict(network, image), call(), atol=1e-4)

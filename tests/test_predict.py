@@ -369,6 +369,15 @@ def test_progress(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("versions", [1, 7, 8])
+def test_a_gpu_gives_the_same(gpu, versions):
+    network = tiny(2).float()
+    images = np.random.default_rng(9).random((3, 20, 31), np.float32)
+    expected = predict(network, images, versions=versions)
+    ours = predict(network.to(gpu), images, versions=versions, max_pixels=50**2)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
 IMAGE = np.zeros((8, 8))
 SPOILT = [np.where(np.eye(8) > 0, value, 0.5) for value in (np.nan, np.inf)]
 
