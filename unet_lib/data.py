@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -54,7 +55,7 @@ class Stacks:
 
     Images are float32 from 0 to 1; labels are uint8, 1 = cell and 0 = membrane.
     `test_labels` is None where they are not at hand. `source` is "ISBI 2012" or
-    "synthetic".
+    "synthetic". Anything else is a ValueError that names the stack.
     """
 
     train_images: np.ndarray
@@ -62,6 +63,14 @@ class Stacks:
     test_images: np.ndarray
     test_labels: np.ndarray | None
     source: str
+
+    def __post_init__(self):
+        for name, like in (("train", self.train_images), ("test", self.test_images)):
+            _check_stack(f"{name}_images", like, "f", "floats from 0 to 1")
+            labels = getattr(self, f"{name}_labels")
+            if labels is not None or name == "train":
+                expected = f"integers 0 and 1, of the shape of {name}_images"
+                _check_stack(f"{name}_labels", labels, "bui", expected, like.shape)
 
 
 def load_isbi2012(folder=None):
@@ -135,9 +144,10 @@ def folds(slices=30, k=5):
     indices), int arrays in rising order; blocks differ by one slice at the most.
     Raises ValueError unless 2 <= k <= slices. Built in chapter 1, Data.
     """
-    if not 2 <= k <= slices:
+    whole = isinstance(k, Integral) and isinstance(slices, Integral)
+    if not whole or not 2 <= k <= slices:
         raise ValueError(
-            f"folds needs 2 <= k <= slices; got k={k} and slices={slices}. "
+            f"folds needs integers, 2 <= k <= slices; got k={k} and slices={slices}. "
             "Choose k so that every block has a slice and one block is left to train."
         )
     everything = np.arange(slices)
@@ -152,11 +162,16 @@ def export_slices(stacks, folder):
 
     They go to train/images, train/labels, test/images and, where present,
     test/labels under `folder`, named 00.png, 01.png and so on; labels are
-    255 = cell and 0 = membrane. Raises FileExistsError where `folder` is a file or
-    is not empty. All slices are there at the end, or nothing is.
+    255 = cell and 0 = membrane. Raises ValueError for anything but `Stacks`, and
+    FileExistsError where `folder` is a file or is not empty. All slices are there
+    at the end, or nothing is.
     """
     from skimage.io import imsave
 
+    if not isinstance(stacks, Stacks):
+        raise ValueError(
+            f"Expected Stacks, got {type(stacks).__name__}: load_isbi2012() gives them."
+        )
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
@@ -193,6 +208,23 @@ def cache_folder():
         return Path.home() / "Library" / "Caches" / "unet-book"
     base = os.environ.get("XDG_CACHE_HOME", "").strip() or Path.home() / ".cache"
     return Path(base) / "unet-book"
+
+
+def _check_stack(name, stack, kinds, expected, shape=None):
+    found, good = type(stack).__name__, False
+    if isinstance(stack, np.ndarray):
+        found = f"{stack.dtype} of shape {stack.shape}"
+        good = stack.ndim == 3 and stack.size > 0 and stack.dtype.kind in kinds
+    if good:
+        low, high = stack.min(), stack.max()
+        found += f" from {low} to {high}"
+        # In these words NaN is refused too.
+        good = low >= 0 and high <= 1 and shape in (None, stack.shape)
+    if not good:
+        raise ValueError(
+            f"Expected {name} as an array (slices, height, width) of {expected}, got "
+            f"{found}."
+        )
 
 
 def _load_folder(folder, remedy):

@@ -6,6 +6,7 @@ Built in chapter 2, *Architecture*.
 import json
 import math
 import os
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -50,26 +51,23 @@ class UNet(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
-        for name, value in [
-            ("in_channels", in_channels),
-            ("num_classes", num_classes),
-            ("base_channels", base_channels),
-            ("depth", depth),
-        ]:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer from 1 on, not {value!r}.")
-        if padding not in ("valid", "same"):
-            raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
-        self.arguments = {
+        numbers = {
             "in_channels": in_channels,
             "num_classes": num_classes,
             "base_channels": base_channels,
             "depth": depth,
-            "padding": padding,
-            "dropout": dropout,
         }
+        for name, value in numbers.items():
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1 on, not {value!r}.")
+        if padding not in ("valid", "same"):
+            raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
+        if not isinstance(dropout, Real) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
+        # Plain numbers, since `save_network` writes them as JSON.
+        self.arguments = {name: int(value) for name, value in numbers.items()}
+        self.arguments |= {"padding": padding, "dropout": float(dropout)}
+        in_channels, num_classes, base_channels, depth = map(int, numbers.values())
         self.depth = depth
         self.padding = padding
 
@@ -93,6 +91,11 @@ class UNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         in_channels = self.arguments["in_channels"]
+        if not isinstance(images, torch.Tensor):
+            raise ValueError(
+                f"Expected images as a tensor, got {type(images).__name__}: "
+                "torch.from_numpy makes one, and unet_lib.predict takes arrays."
+            )
         if images.ndim != 4 or images.shape[1] != in_channels:
             raise ValueError(
                 f"Expected images of shape (batch, {in_channels}, height, width), "
@@ -101,6 +104,13 @@ class UNet(nn.Module):
         if not images.is_floating_point():
             raise ValueError(
                 f"Expected images of floats from 0 to 1, got {images.dtype}."
+            )
+        # NumPy's default. Half and single precision meet under autocast.
+        weight = self.classify.weight.dtype
+        if images.dtype != weight and torch.float64 in (images.dtype, weight):
+            raise ValueError(
+                f"Expected images of {weight}, as the network's weights are, got "
+                f"{images.dtype}: convert them with images.to({weight})."
             )
         self.output_size(images.shape[2])
         self.output_size(images.shape[3])
@@ -123,6 +133,7 @@ class UNet(nn.Module):
 
     def output_size(self, size: int) -> int:
         """The output's height (or width) for an input's; ValueError if illegal."""
+        _check_whole(size)
         output = self._output_size(size)
         if output is None:
             smallest = self.input_size(1)
@@ -139,18 +150,23 @@ class UNet(nn.Module):
         return output
 
     def input_size(self, size: int) -> int:
-        """The smallest legal input whose output is at least `size` pixels."""
+        """The smallest legal input whose output is at least `size` >= 1 pixels."""
+        _check_whole(size)
+        if size < 1:
+            raise ValueError(f"Expected an output of at least one pixel, got {size}.")
         step = 2**self.depth
         if self.padding == "same":
-            return step * max(1, math.ceil(size / step))
+            return step * math.ceil(size / step)
         # From the lowest level's output upwards, then the way back down.
         bottom = 1
-        while (output := self._expanded(bottom)) < max(1, size):
+        while (output := self._expanded(bottom)) < size:
             bottom += max(1, (size - output) // step)
         return self._contracted(bottom)
 
     def valid_sizes(self, low: int, high: int) -> list[int]:
         """All legal input sizes from `low` to `high`, both included."""
+        _check_whole(low)
+        _check_whole(high)
         return [n for n in range(low, high + 1) if self._output_size(n) is not None]
 
     def _output_size(self, size: int) -> int | None:
@@ -186,11 +202,32 @@ def _two_convolutions(before: int, after: int, padding: str) -> nn.Sequential:
     )
 
 
+def _check_whole(size: int) -> None:
+    if not isinstance(size, Integral):
+        raise ValueError(
+            f"Expected a size in whole pixels, got {size!r}: give an integer."
+        )
+
+
 def centre_crop(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The middle `size` pixels of ``(..., height, width)``: the skip's crop."""
+    """The middle `size` pixels of ``(..., height, width)``: the skip's crop.
+
+    ValueError where `size` is larger, or an odd number smaller: no middle then.
+    """
+    if features.ndim < 2 or len(size) != 2:
+        raise ValueError(
+            "Expected features (..., height, width) and a size (height, width), got "
+            f"{tuple(features.shape)} and {tuple(size)}."
+        )
     height, width = size
-    top = (features.shape[-2] - height) // 2
-    left = (features.shape[-1] - width) // 2
+    down, across = features.shape[-2] - height, features.shape[-1] - width
+    if min(height, width) < 1 or min(down, across) < 0 or down % 2 or across % 2:
+        raise ValueError(
+            "Expected a size of at least one pixel and by an even number smaller than "
+            f"the features, got {height} x {width} of {features.shape[-2]} x "
+            f"{features.shape[-1]}: take a legal input size (UNet.valid_sizes)."
+        )
+    top, left = down // 2, across // 2
     return features[..., top : top + height, left : left + width]
 
 
@@ -203,6 +240,10 @@ def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
     """
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.in_channels
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(
+            f"Expected a Conv2d or a ConvTranspose2d, got {type(layer).__name__}."
+        )
     return layer.in_channels * math.prod(layer.kernel_size)
 
 
@@ -220,8 +261,19 @@ def save_network(
     """Write a network's weights and constructor arguments as safetensors.
 
     `dtype`, for example ``torch.float16``, is what floating-point weights are
-    stored as; the default keeps theirs.
+    stored as; the default keeps theirs. ValueError for anything but a `UNet`,
+    and for a `dtype` that would not hold its weights.
     """
+    if not isinstance(network, UNet):
+        raise ValueError(
+            f"Expected a UNet, got {type(network).__name__}: of a wrapper, pass the "
+            "network in it (its .module, or ._orig_mod after torch.compile)."
+        )
+    if dtype is not None and not getattr(dtype, "is_floating_point", False):
+        raise ValueError(
+            "Expected a dtype of floating-point numbers, such as torch.float16, got "
+            f"{dtype!r}."
+        )
     path = Path(path)
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous()

@@ -3,6 +3,8 @@
 Shown in chapter 1, *Data*.
 """
 
+from numbers import Integral
+
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -19,10 +21,11 @@ def synthetic_em(slices=30, size=512, seed=0):
     size, size): float32 from 0 to 1, and uint8 with 1 = cell and 0 = membrane
     (about 22 %). The same arguments give the same stack. Made for this project.
     """
-    if slices < 1 or size < 16:
+    least = ((slices, 1), (size, 16), (seed, 0))
+    if not all(isinstance(value, Integral) and value >= low for value, low in least):
         raise ValueError(
-            "synthetic_em needs slices >= 1 and size >= 16; got "
-            f"slices={slices}, size={size}."
+            "synthetic_em needs integers slices >= 1 and size >= 16, and a seed >= 0; "
+            f"got slices={slices!r}, size={size!r}, seed={seed!r}."
         )
     rng = np.random.default_rng(seed)
 
