@@ -20,6 +20,7 @@ def main(argv=None):
     add_data(subparsers)
     add_train(subparsers)
     add_predict(subparsers)
+    add_evaluate(subparsers)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help or what is wrong
@@ -229,6 +230,93 @@ def run_predict(arguments):
         temporary.unlink(missing_ok=True)
     print(f"Probabilities of cell written to {output}.")
     return 0
+
+
+def add_evaluate(subparsers):
+    """Describe `unet-lib evaluate`."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="the challenge's five figures of a probability map",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Compare probabilities of cell with labels by the ISBI 2012 challenge's\n"
+            "figures, as its own software computes them: pixel error, Rand error and\n"
+            "warping error (0 is best), V-Rand and V-Info (1 is best), each at its\n"
+            "best threshold; say where a figure misleads; write all of it, with the\n"
+            "values at every threshold and of every slice, as JSON.\n"
+            "\n"
+            "LABELS holds 0 = membrane and 1 or 255 = cell, PROBABILITIES holds\n"
+            "floating-point values from 0 to 1; both one image or a stack."
+        ),
+        epilog=(
+            "example: how well a network segments the stack that it was trained on\n"
+            "  unet-lib predict results/quarter-width/network.safetensors \\\n"
+            "      train-volume.tif probabilities.tif\n"
+            "  unet-lib evaluate train-labels.tif probabilities.tif\n"
+            "which also writes probabilities.evaluation.json."
+        ),
+    )
+    parser.add_argument("labels", metavar="LABELS", help="a TIFF of 0 and 1 or 255")
+    parser.add_argument(
+        "probabilities", metavar="PROBABILITIES", help="a TIFF, as predict writes it"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the JSON file to write (default: PROBABILITIES with .evaluation.json)",
+    )
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(arguments):
+    """Print the figures, their warnings and each slice's share; write the JSON."""
+    import json
+    from pathlib import Path
+
+    import numpy as np
+
+    from unet_lib.checkpoint import write_text
+    from unet_lib.metrics import evaluate
+    from unet_lib.tiff import read_tiff
+
+    labels = read_tiff(arguments.labels)
+    cell = labels > 0
+    if not (labels[cell] == 1).all() and not (labels[cell] == 255).all():
+        raise ValueError(
+            f"{arguments.labels} holds values from {labels.min()} to {labels.max()}: "
+            "expected labels of 0 (membrane) and 1 or 255 (cell)."
+        )
+    scores = evaluate(cell, read_tiff(arguments.probabilities), progress=True)
+    print(f"{'figure':<15}{'value':>9}{'threshold':>12}")
+    for name, curve in scores.curves.items():
+        print(f"{_titled(name):<15}{curve.value:>9.6f}{curve.threshold:>12.1f}")
+    for sentence in scores.warnings:
+        print(f"\nwarning: {sentence}")
+    print("\neach slice at these thresholds")
+    print("slice" + "".join(f"{_titled(name):>15}" for name in scores.curves))
+    columns = [
+        curve.per_slice[:, np.argmin(abs(curve.thresholds - curve.threshold))]
+        for curve in scores.curves.values()
+    ]
+    for number, values in enumerate(zip(*columns, strict=True)):
+        print(f"{number:>5}" + "".join(f"{value:>15.6f}" for value in values))
+    probabilities = Path(arguments.probabilities)
+    output = Path(arguments.output or probabilities.with_suffix(".evaluation.json"))
+    record = {
+        "labels": Path(arguments.labels).name,
+        "probabilities": probabilities.name,
+        "shape": list(cell.shape),
+        **scores.to_dict(),
+    }
+    write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(f"\nWritten to {output}.")
+    return 0
+
+
+def _titled(name):
+    """A figure's name as it is written: Rand error, V-Info."""
+    written = {"v_rand": "V-Rand", "v_info": "V-Info", "rand_error": "Rand error"}
+    return written.get(name, name.replace("_", " "))
 
 
 if __name__ == "__main__":
