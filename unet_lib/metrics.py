@@ -26,8 +26,8 @@ THRESHOLDS = np.cumsum([0.0] + [0.1] * 10)
 ERRORS = ("pixel_error", "rand_error", "warping_error")  # 0 is best
 FIGURES = (*ERRORS, "v_rand", "v_info")  # of the last two 1 is best
 
-# With fewer of a slice's cell pixels called cell, a low warping error says nothing.
-# A network's own map keeps well above this at the threshold it takes.
+# Where a map calls a smaller share of a slice's cell pixels cell, its warping error
+# is not to be trusted. A trained network's map stays far above it.
 LEAST_CELL = 0.5
 
 
@@ -122,9 +122,9 @@ def warping_error(labels, probabilities) -> Curve:
     """Pixels of merges and splits that no warping mends, as a share of all pixels.
 
     Least over the thresholds 0.0, 0.1, ..., 0.9. Whole cells that are missing or
-    too many are not counted: a proposal without a cell has no error, which
-    `evaluate` warns of. See `topology.mismatches`. Arguments and errors as for
-    `evaluate`.
+    too many are not counted, so that a proposal without any cell has no error but
+    for cells with holes; `evaluate` warns of it. See `topology.mismatches`.
+    Arguments and errors as for `evaluate`.
     """
     return _curve("warping_error", labels, probabilities)
 
@@ -325,16 +325,20 @@ def _curve(figure, labels, probabilities) -> Curve:
 def _warnings(labels, probabilities, warping: Curve) -> list[str]:
     """What the figures do not say by themselves.
 
-    The warping error does not count missing cells. Where a proposal has none there
-    is nothing to split or to merge: a zero that any map gets whose values stay
-    below one of the thresholds, and a nearly empty map gets nearly zero.
+    The warping error has a trivial zero. It does not count missing cells, and a
+    proposal without cells has nothing to split or to merge: any map gets there
+    whose values stay below one of the thresholds. So it is flagged where, at the
+    threshold that gives it, a slice has lost most of its cell pixels.
     """
     if labels.ndim == 2:
         labels, probabilities = labels[None], probabilities[None]
     empty, full, missed = [], [], []
+    on_cell, on_membrane, cell_pixels = 0.0, 0.0, np.count_nonzero(labels)
     for number, (cell, cell_probabilities) in enumerate(
         zip(labels == 1, probabilities, strict=True)
     ):
+        on_cell += cell_probabilities[cell].sum(dtype=np.float64)
+        on_membrane += cell_probabilities[~cell].sum(dtype=np.float64)
         if not cell.any():
             empty.append(number)
             continue
@@ -343,13 +347,21 @@ def _warnings(labels, probabilities, warping: Curve) -> list[str]:
         called = cell_probabilities[cell].astype(np.float64) > warping.threshold
         if called.mean() < LEAST_CELL:
             missed.append(number)
+    on_cell /= max(cell_pixels, 1)
+    on_membrane /= max(labels.size - cell_pixels, 1)
     sentences = []
+    if cell_pixels and on_cell < on_membrane:
+        sentences.append(
+            f"The map is lower on the labels' cells, {on_cell:.3f} on average, than "
+            f"on their membranes, {on_membrane:.3f}: if it is of membrane, pass 1 - "
+            "map."
+        )
     if missed:
         sentences.append(
             f"The warping error, {warping.value:.6f}, is taken at the threshold "
             f"{warping.threshold:.1f}, where the map calls less than "
-            f"{LEAST_CELL:.0%} of the cell pixels cell in {_named(missed)}: cells "
-            "that are missing do not count in it, so it says nothing here."
+            f"{LEAST_CELL:.0%} of the cell pixels cell in {_named(missed)}: "
+            "missing cells do not count in it, however many they are."
         )
     if empty:
         sentences.append(
