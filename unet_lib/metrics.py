@@ -223,8 +223,8 @@ def _sum(values) -> float:
 
 
 def _sum_x_log_x(shares) -> float:
-    shares = shares[shares > 0]
-    return _sum(shares * np.log(shares))
+    # Not np.log, which gives other last digits on other processors.
+    return _sum([share * math.log(share) for share in shares.tolist() if share > 0])
 
 
 class _Proposal:
