@@ -409,7 +409,6 @@ def test_images_refused(images, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"padding": "same"}, "seams"),
         ({"in_channels": 3}, r"shape \(3, height, width\) or \(slices, 3"),
         ({"num_classes": 1}, "two classes"),
     ],
@@ -417,6 +416,25 @@ def test_images_refused(images, options, message):
 def test_networks_refused(options, message):
     with pytest.raises(ValueError, match=message):
         predict(tiny(1, **options), IMAGE)
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (9, 13), (1, 5)])
+def test_a_padded_network_sees_the_whole(shape):
+    network = tiny(2, padding="same")
+    image = np.random.default_rng(3).random(shape)
+    rows, columns = (mirrored(n, 0, -n % 4) for n in shape)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(image[np.ix_(rows, columns)])[None, None])
+    expected = torch.softmax(scores, 1)[0, 1, : shape[0], : shape[1]]
+    np.testing.assert_allclose(predict(network, image), expected, atol=1e-7)
+
+
+def test_tiles_of_a_padded_network_are_refused():
+    network = tiny(2, padding="same")
+    with pytest.raises(ValueError, match="seams: let one tile cover .* at least 12"):
+        predict(network, np.zeros((8, 9)), tile=8)
+    with pytest.raises(ValueError, match="allow at least 96"):
+        predict(network, np.zeros((8, 9)), max_pixels=95)
 
 
 def test_plans_refused():

@@ -45,6 +45,12 @@ def plan_axis(network: UNet, length: int, tile: int) -> Axis:
     tiles = 1
     stride = output - output % step
     if length > output:
+        if network.padding == "same":
+            raise ValueError(
+                f"A tile of {tile} pixels does not cover {length}, and the tiles of a "
+                "padded network do not join without seams: let one tile cover the "
+                f"whole image, at least {network.input_size(length)} pixels."
+            )
         if stride == 0:
             raise ValueError(
                 f"A tile of {tile} pixels gives {output} and cannot be stitched in "
@@ -93,8 +99,10 @@ def plan_tiles(
 
 def _smallest_tiles(network: UNet, length: int) -> list[Axis]:
     """For each number of tiles that can cover `length`, the smallest tile."""
-    # A tile is one of several, with an output of a stride at least, or the only one.
-    least = network.input_size(min(length, 2**network.depth))
+    # A tile is one of several, with an output of a stride at least, or the only one,
+    # as that of a padded network must be.
+    one = length if network.padding == "same" else min(length, 2**network.depth)
+    least = network.input_size(one)
     most = max(least, network.input_size(length))
     axes = [plan_axis(network, length, n) for n in network.valid_sizes(least, most)]
     return list({axis.tiles: axis for axis in reversed(axes)}.values())
@@ -116,8 +124,9 @@ def predict(
     mirrored whole.
 
     Args:
-        network: a `UNet` with ``padding="valid"``, on its device; it is put into
-            evaluation mode.
+        network: on its device; it is put into evaluation mode. One with
+            ``padding="same"`` sees each slice in one tile, mirrored up to a size
+            that it can take, since its tiles would not join without seams.
         images: ``(height, width)`` or ``(slices, height, width)``, float, 0 to 1.
             For a network of several input channels ``(channels, height, width)``
             or ``(slices, channels, height, width)``.
@@ -139,7 +148,8 @@ def predict(
 
     Raises:
         ValueError: for images of another rank, empty or not finite, for a
-            padded network or one of a single class, and for an illegal tile.
+            network of a single class, for an illegal tile, and for a padded
+            network if one tile does not cover the slice.
     """
     stack = _checked(network, images)
     if versions not in (1, 7, 8):
@@ -187,11 +197,6 @@ def _checked(network: UNet, images: np.ndarray) -> np.ndarray:
         )
     if not np.isfinite(images).all():
         raise ValueError("Expected finite images, got NaN or infinity.")
-    if network.padding != "valid":
-        raise ValueError(
-            'Expected a network with padding="valid": the tiles of a padded one do '
-            "not join without seams. Give such a network whole images instead."
-        )
     if network.arguments["num_classes"] < 2:
         raise ValueError(
             f"Expected a network of at least two classes, got {network.arguments}."
