@@ -61,7 +61,7 @@ def load_checkpoint(
     """Put the newest whole checkpoint back; return its step and history.
 
     A damaged one is named in a warning and the one before it taken. Without
-    any, step 0 and an empty history.
+    any, step 0 and an empty history. ValueError for one of another network.
     """
     for path in (folder / CURRENT, folder / PREVIOUS):
         if not path.exists():
@@ -82,6 +82,20 @@ def load_checkpoint(
                 stacklevel=2,
             )
             continue
+        for prefix, module in modules.items():
+            try:
+                module.load_state_dict(
+                    {
+                        name.removeprefix(f"{prefix}/"): tensor
+                        for name, tensor in tensors.items()
+                        if name.startswith(f"{prefix}/")
+                    }
+                )
+            except RuntimeError as error:  # names or shapes differ
+                raise ValueError(
+                    f"{path} is of another network than this {prefix}: "
+                    f"{error} Take another folder, or that network's arguments."
+                ) from error
         state: dict[int, dict] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimiser/"):
@@ -90,16 +104,40 @@ def load_checkpoint(
                     tensor = tensor.to(memory_format=torch.channels_last)
                 state.setdefault(int(index), {})[key] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-        for prefix, module in modules.items():
-            module.load_state_dict(
-                {
-                    name.removeprefix(f"{prefix}/"): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith(f"{prefix}/")
-                }
-            )
         return step, history
     return 0, []
+
+
+def claim(folder: Path, fields: dict) -> None:
+    """Write a run's config.json, or check that the folder holds this very run."""
+    # Where it runs and how often one looks do not make it another run.
+    free = ("device", "watch_at", "save_every")
+    wanted = json.loads(json.dumps(fields))
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not a run's configuration ({error}). Take another folder."
+            ) from error
+        keys = (set(wanted) | set(found)) - set(free)
+        unlike = sorted(key for key in keys if wanted.get(key) != found.get(key))
+        if unlike:
+            raise ValueError(
+                f"{folder} holds another run: {', '.join(unlike)} differ(s). Take "
+                "another folder, or the same configuration to go on with that run."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def write_history(path: Path, history: list[dict]) -> None:
+    """Write a run's history as a table, a row each time something was logged."""
+    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
+    rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
+    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,6 +152,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_picture(path: Path, probabilities: np.ndarray) -> None:
     """Write probabilities ``(height, width)``, 0 to 1, as an 8-bit grey PNG."""
+    shape, dtype = np.shape(probabilities), np.asarray(probabilities).dtype
+    if len(shape) != 2 or 0 in shape or dtype.kind != "f":
+        raise ValueError(
+            "Expected probabilities of one slice, floats of shape (height, width), got "
+            f"{dtype} of shape {shape}."
+        )
+    # In these words NaN is refused too.
+    low, high = np.min(probabilities), np.max(probabilities)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"Expected probabilities from 0 to 1, got {low} to {high}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
     try:

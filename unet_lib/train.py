@@ -6,7 +6,6 @@ Built in chapter 5, *Training on a GPU*.
 import dataclasses
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,101 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from unet_lib import checkpoint
-from unet_lib.augment import Augmentation, TileSampler
+from unet_lib.augment import TileSampler
+from unet_lib.configuration import TrainConfig
 from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, save_network
 from unet_lib.predict import predict
 from unet_lib.weights import weight_map
 
 LOG_EVERY = 50  # steps
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run. The defaults are the paper's where it states them.
-
-    Args:
-        base_channels, depth, dropout: as for `UNet`.
-        w0, sigma: as for `weights.weight_map`.
-        augmentation: as for `augment.TileSampler`.
-        tile: input pixels of a tile's side. Paper: large tiles; its figure
-            has 572.
-        batch: tiles a step. Paper: 1.
-        optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
-            deviation that gets going in far fewer steps (chapter 5).
-        momentum: of SGD. Paper: 0.99.
-        learning_rate: at the start; falls linearly to 0 over `steps`. The paper
-            states neither rate nor schedule. With momentum 0.99 larger rates kill
-            channels of a small network (chapter 5); this one has not been
-            tried at the paper's width yet.
-        steps: how many. The paper says 10 hours.
-        average: decay of a running average of the weights, which is what the
-            run then returns; 0, the paper, returns the last weights.
-            Deviation: evens out the noise of the last steps.
-        seed: of the first weights, the tiles and the drop-out.
-        held_out: numbers of the slices that training never sees; they are
-            predicted after `watch_at` steps, to look at, and at the end.
-        watch_at: numbers of steps.
-        save_every: steps between two checkpoints.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes the fastest there.
-    """
-
-    base_channels: int = 64
-    depth: int = 4
-    dropout: float = 0.5
-    w0: float = 10.0
-    sigma: float = 5.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    tile: int = 572
-    batch: int = 1
-    optimiser: str = "sgd"
-    momentum: float = 0.99
-    learning_rate: float = 1e-4
-    steps: int = 30_000
-    average: float = 0.0
-    seed: int = 0
-    held_out: tuple[int, ...] = ()
-    watch_at: tuple[int, ...] = ()
-    save_every: int = 500
-    device: str | None = None
-
-    def __post_init__(self):
-        if self.optimiser not in ("sgd", "adam"):
-            raise ValueError(f'optimiser: "sgd" or "adam", not {self.optimiser!r}.')
-        for name in ("tile", "batch", "steps", "save_every", "seed"):
-            value, least = getattr(self, name), int(name != "seed")
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be an integer from {least} on, not {value!r}."
-                )
-        if not 0 < self.learning_rate < np.inf:
-            raise ValueError(
-                f"learning_rate must be above 0 and finite, not {self.learning_rate}."
-            )
-        for name in ("momentum", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be from 0 to below 1, not {getattr(self, name)}."
-                )
-
-        # Plain numbers, as config.json gives them back: `data.folds` gives NumPy's.
-        for name in ("held_out", "watch_at"):
-            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
-
-    @classmethod
-    def from_dict(cls, fields: dict) -> "TrainConfig":
-        """A configuration from a run's config.json; what is not named is default."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(
-                f"Unknown field(s) {', '.join(unknown)} of a configuration; known are "
-                f"{', '.join(sorted(known))}."
-            )
-        # JSON knows lists and dictionaries only.
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        if "augmentation" in fields:
-            fields["augmentation"] = Augmentation(**fields["augmentation"])
-        return cls(**fields)
 
 
 class Run(NamedTuple):
@@ -135,20 +47,39 @@ def weighted_cross_entropy(
     Args:
         scores: ``(batch, classes, height, width)``, float.
         labels: ``(batch, height, width)``, int64.
-        weights: ``(batch, height, width)``, float.
+        weights: ``(batch, height, width)``, float, not negative.
+
+    Raises:
+        ValueError: for shapes that do not fit together or are empty, and other
+            types; on the CPU also for labels that are no class, and for weights
+            that are negative or not finite. A GPU would have to be waited for.
     """
     expected = (*scores.shape[:1], *scores.shape[2:])
-    if scores.ndim != 4 or not labels.shape == weights.shape == expected:
+    fit_together = scores.ndim == 4 and labels.shape == weights.shape == expected
+    if not fit_together or scores.numel() == 0:
         raise ValueError(
             "Expected scores (batch, classes, height, width) and labels and weights "
-            f"(batch, height, width), got {tuple(scores.shape)}, "
-            f"{tuple(labels.shape)}, {tuple(weights.shape)}."
+            "(batch, height, width) with at least one pixel, got "
+            f"{tuple(scores.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}."
         )
     if labels.dtype != torch.int64 or not scores.is_floating_point():
         raise ValueError(
             f"Expected scores of floats and labels of int64, got {scores.dtype} and "
             f"{labels.dtype}."
         )
+    if labels.device.type == "cpu":
+        low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"Expected labels from 0 to {classes - 1}, one of {classes} classes, "
+                f"got {low} to {high}; for 0 and 255 pass (labels > 0).long()."
+            )
+        # In these words NaN is refused too.
+        if not 0 <= weights.min() <= weights.max() < np.inf:
+            raise ValueError(
+                "Expected weights of 0 and above, finite, got "
+                f"{weights.min():g} to {weights.max():g}."
+            )
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     return (weights * F.cross_entropy(scores, labels, reduction="none")).mean()
 
@@ -186,6 +117,11 @@ def fit(
         FloatingPointError: when the loss or a held-out probability is no longer
             a number; the last checkpoint is whole.
     """
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"Expected a TrainConfig, got {type(config).__name__}: "
+            "TrainConfig.from_dict makes one of a dictionary."
+        )
     images, labels = _checked(images, labels)
     held_out = list(config.held_out)
     training = [z for z in range(len(images)) if z not in set(held_out)]
@@ -194,7 +130,7 @@ def fit(
             f"Cannot hold out slices {held_out} of {len(images)}: give numbers from 0 "
             "to the last slice, and leave some to train on."
         )
-    device = torch.device(config.device or best_device())
+    device = _device(config.device or best_device())
     torch.manual_seed(config.seed)
     network = UNet(
         base_channels=config.base_channels, depth=config.depth, dropout=config.dropout
@@ -217,7 +153,7 @@ def fit(
     step, history = 0, []
     if folder is not None:
         folder = Path(folder)
-        _claim(folder, config)
+        checkpoint.claim(folder, dataclasses.asdict(config))
         step, history = checkpoint.load_checkpoint(folder, modules, optimiser)
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
 
@@ -264,7 +200,7 @@ def fit(
         history.append(row)
         if folder is not None and save:
             checkpoint.save_checkpoint(folder, step, history, modules, optimiser)
-            checkpoint.write_text(folder / "history.csv", _as_csv(history))
+            checkpoint.write_history(folder / "history.csv", history)
     bar.close()
 
     metrics = {"steps": step, "seconds": history[-1]["seconds"]}
@@ -279,7 +215,7 @@ def fit(
         }
     if folder is not None:
         # Once more: a run may have been stopped between its checkpoint and this.
-        checkpoint.write_text(folder / "history.csv", _as_csv(history))
+        checkpoint.write_history(folder / "history.csv", history)
         save_network(averaged.module, folder / "network.safetensors")
         record = metrics | checkpoint.circumstances(device)
         checkpoint.write_text(
@@ -298,16 +234,33 @@ def _checked(images, labels) -> tuple[np.ndarray, np.ndarray]:
     # In these words NaN is refused too.
     if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
-            f"Expected images of floats from 0 to 1, got {images.dtype} from "
-            f"{images.min()} to {images.max()}; divide 0..255 by 255."
+            f"Expected images of floats from 0 to 1, got {_found(images)}; divide "
+            "0..255 by 255."
         )
     if labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 1:
         raise ValueError(
             "Expected labels of integers, 0 (membrane) and 1 (cell), got "
-            f"{labels.dtype} from {labels.min()} to {labels.max()}; for 0 and 255 pass "
-            "labels > 0."
+            f"{_found(labels)}; for 0 and 255 pass labels > 0."
         )
     return images, labels
+
+
+def _found(array: np.ndarray) -> str:
+    """The type and, where there is one, the range of an array, for an error."""
+    if array.dtype.kind not in "biuf":
+        return str(array.dtype)
+    return f"{array.dtype} from {array.min()} to {array.max()}"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # of torch built without CUDA
+        raise ValueError(
+            f'device must be "cpu", or "cuda" or "mps" where there is one, or None '
+            f"for the fastest, not {name!r} ({str(error).splitlines()[0]})."
+        ) from error
+    return torch.device(name)
 
 
 def _evaluate(
@@ -338,29 +291,3 @@ def _optimiser(config: TrainConfig, network: UNet) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         network.parameters(), config.learning_rate, momentum=config.momentum
     )
-
-
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Write config.json, or check that the folder holds this very run."""
-    # Where it runs and how often one looks do not make it another run.
-    free = ("device", "watch_at", "save_every")
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    path = folder / "config.json"
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        keys = (set(wanted) | set(found)) - set(free)
-        unlike = sorted(key for key in keys if wanted.get(key) != found.get(key))
-        if unlike:
-            raise ValueError(
-                f"{folder} holds another run: {', '.join(unlike)} differ(s). Take "
-                "another folder, or the same configuration to go on with that run."
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(path, json.dumps(wanted, indent=1) + "\n")
-
-
-def _as_csv(history: list[dict]) -> str:
-    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
-    rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
-    return "\n".join([",".join(columns), *rows]) + "\n"

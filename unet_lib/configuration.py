@@ -1,0 +1,129 @@
+"""What a training run is asked to do: its fields, their ranges, their defaults.
+
+Used in chapter 5, *Training on a GPU*, as `unet_lib.train.TrainConfig`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+
+import numpy as np
+
+from unet_lib.augment import Augmentation
+
+RANGES = (  # of the fields of a configuration: kind, least, and what it is below
+    (("base_channels", "depth", "tile"), Integral, 1, np.inf),
+    (("batch", "steps", "save_every"), Integral, 1, np.inf),
+    (("seed",), Integral, 0, np.inf),
+    (("dropout", "momentum", "average"), Real, 0, 1),
+    (("learning_rate", "w0", "sigma"), Real, 0, np.inf),
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The defaults are the paper's where it states them.
+
+    Args:
+        base_channels, depth, dropout: as for `UNet`.
+        w0, sigma: as for `weights.weight_map`.
+        augmentation: as for `augment.TileSampler`.
+        tile: input pixels of a tile's side. Paper: large tiles; its figure
+            has 572.
+        batch: tiles a step. Paper: 1.
+        optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
+            deviation that gets going in far fewer steps (chapter 5).
+        momentum: of SGD. Paper: 0.99.
+        learning_rate: at the start; falls linearly to 0 over `steps`. The paper
+            states neither rate nor schedule. With momentum 0.99 larger rates kill
+            channels of a small network (chapter 5); this one has not been
+            tried at the paper's width yet.
+        steps: how many. The paper says 10 hours.
+        average: decay of a running average of the weights, which is what the
+            run then returns; 0, the paper, returns the last weights.
+            Deviation: evens out the noise of the last steps.
+        seed: of the first weights, the tiles and the drop-out.
+        held_out: numbers of the slices that training never sees; they are
+            predicted after `watch_at` steps, to look at, and at the end.
+        watch_at: numbers of steps.
+        save_every: steps between two checkpoints.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes the fastest there.
+    """
+
+    base_channels: int = 64
+    depth: int = 4
+    dropout: float = 0.5
+    w0: float = 10.0
+    sigma: float = 5.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    tile: int = 572
+    batch: int = 1
+    optimiser: str = "sgd"
+    momentum: float = 0.99
+    learning_rate: float = 1e-4
+    steps: int = 30_000
+    average: float = 0.0
+    seed: int = 0
+    held_out: tuple[int, ...] = ()
+    watch_at: tuple[int, ...] = ()
+    save_every: int = 500
+    device: str | None = None
+
+    def __post_init__(self):
+        if self.optimiser not in ("sgd", "adam"):
+            raise ValueError(f'optimiser: "sgd" or "adam", not {self.optimiser!r}.')
+        for names, kind, least, below in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kind) or not least <= value < below:
+                    what = "an integer" if kind is Integral else "a number"
+                    end = "on" if below == np.inf else f"to below {below}"
+                    raise ValueError(
+                        f"{name} must be {what} from {least} {end}, not {value!r}."
+                    )
+                # Plain numbers, as config.json gives them back: `data.folds` and
+                # others give NumPy's.
+                plain = int(value) if kind is Integral else float(value)
+                object.__setattr__(self, name, plain)
+        for name in ("learning_rate", "sigma"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be above 0, not 0.")
+        for name in ("held_out", "watch_at"):
+            numbers = getattr(self, name)
+            numbers = tuple(numbers) if np.iterable(numbers) else (None,)
+            whole = all(isinstance(n, Integral) and n >= 0 for n in numbers)
+            twice = name == "held_out" and len(set(numbers)) < len(numbers)
+            if not whole or twice:
+                raise ValueError(
+                    f"{name} must be integers from 0 on, such as (24, 25), each once, "
+                    f"not {getattr(self, name)!r}."
+                )
+            object.__setattr__(self, name, tuple(map(int, numbers)))
+        if not isinstance(self.augmentation, Augmentation):
+            raise ValueError(
+                f"augmentation must be an Augmentation, not {self.augmentation!r}."
+            )
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "TrainConfig":
+        """A configuration from a run's config.json; what is not named is default."""
+        _check_fields(cls, fields)
+        # JSON knows lists and dictionaries only.
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        if "augmentation" in fields:
+            _check_fields(Augmentation, fields["augmentation"])
+            fields["augmentation"] = Augmentation(**fields["augmentation"])
+        return cls(**fields)
+
+
+def _check_fields(kind: type, fields: dict) -> None:
+    known = sorted(field.name for field in dataclasses.fields(kind))
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"Expected a dictionary with fields of {kind.__name__}, got {fields!r}."
+        )
+    if unknown := sorted(set(fields) - set(known)):
+        raise ValueError(
+            f"Unknown field(s) {', '.join(unknown)} of {kind.__name__}; known are "
+            f"{', '.join(known)}."
+        )
