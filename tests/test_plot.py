@@ -91,15 +91,6 @@ def test_overlay_labels_goes_from_the_image_to_the_cells():
     )
 
 
-def test_overlays_refuse_other_shapes_and_ranges():
-    with pytest.raises(ValueError, match=r"one slice.*\(2, 8, 8\)"):
-        plot.overlay(np.zeros((2, 8, 8)), np.zeros((8, 8)), "cell")
-    with pytest.raises(ValueError, match=r"one shape.*\(8, 8\).*\(8, 9\)"):
-        plot.overlay(grey(0), np.zeros((8, 9)), "cell")
-    with pytest.raises(ValueError, match="from 0 to 1, got 0"):
-        plot.overlay(np.arange(64).reshape(8, 8), np.zeros((8, 8)), "cell")
-
-
 # Cells
 
 
@@ -145,13 +136,6 @@ def test_the_seed_fixes_the_colours():
     assert (first != plot.colour_cells(labels, seed=4)).any()
 
 
-def test_probabilities_are_no_labels():
-    with pytest.raises(ValueError, match=r"integers.*float64"):
-        plot.colour_cells(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="int64 from -1"):
-        plot.colour_cells(np.full((4, 4), -1))
-
-
 # Figures
 
 
@@ -173,15 +157,6 @@ def test_show_images_draws_the_greys_it_is_given():
     pixels = plot._pixels(figure, 300)
     middle = pixels.shape[0] // 2
     assert abs(pixels[middle, [50, 150, 250], 0] - np.array([0, 127.5, 255])).max() < 1
-
-
-def test_show_images_says_what_is_wrong():
-    with pytest.raises(ValueError, match="goes into a list"):
-        plot.show_images(grey(0))
-    with pytest.raises(ValueError, match="from 0 to 1, got 255"):
-        plot.show_images([np.full((8, 8), 255)])
-    with pytest.raises(ValueError, match="expected 2 titles, got 1"):
-        plot.show_images([grey(0), grey(1)], ["one"])
 
 
 def test_marks_lie_on_their_pixels():
@@ -268,21 +243,6 @@ def test_a_slider_that_is_too_heavy_says_so(monkeypatch):
     noise = np.random.default_rng(0).random((64, 64))
     with pytest.raises(ValueError, match=r"2 pictures of 64×64.*fewer values"):
         slider(lambda _: noise, {"x": [0, 1]})
-
-
-def test_explore_says_what_is_wrong():
-    with pytest.raises(ValueError, match="one or two labels"):
-        plot.explore(grey, {}, "A square")
-    with pytest.raises(ValueError, match="one or two labels"):
-        plot.explore(grey, {"x": []}, "A square")
-    with pytest.raises(ValueError, match=r"cannot start at 0\.3"):
-        plot.explore(grey, {"x": [0.1]}, "A square", start={"x": 0.3})
-    with pytest.raises(ValueError, match=r"cannot start at 0\.1"):
-        plot.explore(grey, {"x": [0.1]}, "A square", live_values={"x": [0.2]})
-    with pytest.raises(ValueError, match=r"labels \['x'\], got 'y'"):
-        plot.explore(grey, {"x": [0.1]}, "A square", live_values={"y": [0.2]})
-    with pytest.raises(ValueError, match="one size"):
-        plot.explore(lambda n: np.zeros((n, n)), {"n": [70, 80]}, "A square", width=64)
 
 
 def test_explore_in_a_plain_script(capsys):

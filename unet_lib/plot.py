@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import sys
+from numbers import Integral, Real
 
 import matplotlib
 import numpy as np
@@ -91,9 +92,14 @@ def show_images(images, titles=None, columns=None, width=FIGURE_WIDTH):
     images = [np.asarray(image) for image in images]
     for image in images:
         _check_picture(image)
+    sizes = sorted({image.shape[:2] for image in images})
+    if len(sizes) != 1:
+        raise ValueError(f"expected images of one size, at least one, got {sizes}")
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"expected {len(images)} titles, got {len(titles)}")
-    columns = columns or len(images)
+    columns = len(images) if columns is None else columns
+    _check_positive(Integral, columns=columns)
+    _check_positive(width=width)
     rows = -(-len(images) // columns)
     height, across = images[0].shape[:2]
     title_height = 0.25 if titles is not None else 0
@@ -116,6 +122,10 @@ def show_weight_map(axes, weights, maximum=None):
     are compared.
     """
     weights = _check_plane(weights, "weights")
+    if weights.min() < 0:
+        raise ValueError(f"expected weights of 0 and above, got {weights.min()}")
+    if maximum is not None:
+        _check_positive(maximum=maximum)
     axes.set_axis_off()
     drawn = axes.imshow(
         weights,
@@ -135,9 +145,8 @@ def overlay(image, mask, colour, alpha=0.5):
     Returns (height, width, 3) float32, 0 to 1.
     """
     mask = _check_plane(mask, "a mask")
-    rgb = matplotlib.colors.to_rgb(COLOURS.get(colour, colour))
-    colours = np.broadcast_to(rgb, (*mask.shape, 3))
-    return _blend(image, colours, np.where(mask, alpha, 0))
+    colours = np.broadcast_to(_rgb(colour), (*mask.shape, 3))
+    return _blend(image, colours, alpha, mask)
 
 
 def overlay_labels(image, labels, alpha=0.4):
@@ -146,8 +155,7 @@ def overlay_labels(image, labels, alpha=0.4):
     image: (height, width), 0 to 1. labels: as for `colour_cells`. Returns (height,
     width, 3) float32, 0 to 1.
     """
-    colours = colour_cells(labels)
-    return _blend(image, colours, np.full(colours.shape[:2], alpha))
+    return _blend(image, colour_cells(labels), alpha)
 
 
 def colour_cells(labels, seed=0):
@@ -159,12 +167,12 @@ def colour_cells(labels, seed=0):
     Returns (height, width, 3) float32, 0 to 1; membrane is nearly black.
     """
     labels = _check_plane(labels, "labels")
-    if labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
+    if labels.dtype.kind not in "bui" or labels.min() < 0:
         raise ValueError(
             "expected labels as integers of 0 and above, got "
-            f"{labels.dtype} from {labels.min(initial=0)}"
+            f"{labels.dtype} from {labels.min()}"
         )
-    if labels.max(initial=0) <= 1:
+    if labels.max() <= 1:
         cells, count = ndimage.label(labels)  # 4-connected by default
     else:
         names, cells = np.unique(labels, return_inverse=True)
@@ -191,6 +199,7 @@ def colour_cells(labels, seed=0):
 
 def scale_bar(axes, nanometres, nanometres_per_pixel=4):
     """Draw a bar of so many nanometres at the lower left of an image's axes."""
+    _check_positive(nanometres=nanometres, nanometres_per_pixel=nanometres_per_pixel)
     pixels = nanometres / nanometres_per_pixel
     bar = AnchoredSizeBar(
         *(axes.transData, pixels, f"{nanometres:g} nm", "lower left"),
@@ -208,7 +217,8 @@ def outline(axes, top, left, height, width, colour="tile", label=None):
 
     colour: a key of COLOURS or any matplotlib colour.
     """
-    colour = COLOURS.get(colour, colour)
+    colour = _rgb(colour)
+    _check_positive(height=height, width=width)
     # A pixel's centre has whole coordinates, its upper left corner lies at -0.5.
     corner = (left - 0.5, top - 0.5)
     axes.add_patch(
@@ -243,14 +253,17 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
     width: of a figure's pictures, in pixels.
     Raises ValueError where the slider would exceed MAX_HTML_BYTES.
     """
-    values = {label: list(options) for label, options in values.items()}
+    given, values = values, {}
+    if isinstance(given, dict) and all(map(np.iterable, given.values())):
+        values = {label: list(options) for label, options in given.items()}
     if len(values) not in (1, 2) or not all(values.values()):
         raise ValueError(
             "expected values as a dictionary of one or two labels with their values, "
-            f"got {values}"
+            f"got {given}"
         )
     start = {label: options[0] for label, options in values.items()} | (start or {})
     live_values = values | (live_values or {})
+    _check_positive(Integral, width=width)
     for label in [*start, *live_values]:
         if label not in values:
             raise ValueError(f"expected the labels {list(values)}, got {label!r}")
@@ -425,14 +438,17 @@ def _pixels(drawn, width=None):
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _blend(image, colours, alpha):
+def _blend(image, colours, alpha, mask=True):
     image = _check_plane(image, "an image")
     _check_picture(image)
-    if image.shape != alpha.shape:
+    over = colours.shape[:2]
+    if image.shape != over:
         raise ValueError(
-            f"expected one shape, got an image {image.shape} and {alpha.shape} over it"
+            f"expected one shape, got an image {image.shape} and {over} over it"
         )
-    alpha = alpha[..., None]
+    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+        raise ValueError(f"expected alpha from 0 to 1, got {alpha!r}")
+    alpha = np.where(mask, alpha, 0)[..., None]
     blended = image[..., None] * (1 - alpha) + colours * alpha
     return np.clip(blended, 0, 1).astype(np.float32)
 
@@ -459,12 +475,32 @@ def _text(value):
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
+def _rgb(colour):
+    """Return a key of COLOURS or a matplotlib colour as red, green and blue."""
+    found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
+    if not matplotlib.colors.is_color_like(found):
+        names = ", ".join(name for name in COLOURS if name != "weight")
+        raise ValueError(f"expected {names} or a matplotlib colour, got {colour!r}")
+    return matplotlib.colors.to_rgb(found)
+
+
+def _check_positive(kind=Real, **numbers):
+    for name, number in numbers.items():
+        if not isinstance(number, kind) or not 0 < number < np.inf:
+            what = "a finite number" if kind is Real else "an integer"
+            raise ValueError(f"expected {name} as {what} above 0, got {number!r}")
+
+
 def _check_plane(array, name):
     array = np.asarray(array)
-    if array.ndim != 2:
+    if array.ndim != 2 or array.size == 0:
         raise ValueError(
-            f"expected {name} of one slice, (height, width), got shape {array.shape}"
+            f"expected {name} of one slice, (height, width) and not empty, got shape "
+            f"{array.shape}"
         )
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        nan = " with NaN or infinity" if array.dtype.kind == "f" else ""
+        raise ValueError(f"expected {name} of finite numbers, got {array.dtype}{nan}")
     return array
 
 
@@ -474,6 +510,9 @@ def _check_picture(image):
             "expected an image of shape (height, width) or (height, width, 3), got "
             f"shape {image.shape}; one image goes into a list"
         )
-    if image.size == 0 or not (image.min() >= 0 and image.max() <= 1):
-        found = f"{image.min()} to {image.max()}" if image.size else "no pixel"
+    numbers = image.size > 0 and image.dtype.kind in "biuf"
+    if not numbers or not (image.min() >= 0 and image.max() <= 1):
+        found = f"{image.dtype} of shape {image.shape}"
+        if numbers:
+            found = f"{image.min()} to {image.max()}"
         raise ValueError(f"expected values from 0 to 1, got {found}")
