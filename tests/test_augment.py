@@ -433,64 +433,10 @@ def test_the_stacks_are_not_changed():
         np.testing.assert_array_equal(array, copy)
 
 
-# What is refused.
-
-IMAGES, LABELS, WEIGHTS = stack()
+# What is refused by torch; the rest stands in test_refusals.py.
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels": LABELS[:1]}, "of one shape"),
-        ({"weights": WEIGHTS[:, :-1]}, "of one shape"),
-        ({"images": IMAGES[0], "labels": LABELS[0], "weights": WEIGHTS[0]}, "stacks"),
-        ({"images": IMAGES[:0], "labels": LABELS[:0], "weights": WEIGHTS[:0]}, "stack"),
-        ({"images": np.full_like(IMAGES, np.nan)}, "images .* NaN"),
-        ({"images": (255 * IMAGES).astype(np.uint8)}, "images .* got uint8"),
-        ({"labels": LABELS.astype(float)}, "labels of integers"),
-        ({"labels": LABELS.astype(int) - 1}, "from -1"),
-        ({"weights": np.full_like(WEIGHTS, np.inf)}, "weights .* infinity"),
-        ({"weights": -WEIGHTS}, "weights above 0"),
-        ({"tile": 20, "output": 32}, "0 < output <= tile"),
-        ({"tile": 33}, "an even number apart"),
-        ({"output": 0}, "0 < output"),
-    ],
-)
-def test_sampler_refuses(changes, message):
-    arguments = {"images": IMAGES, "labels": LABELS, "weights": WEIGHTS}
-    with pytest.raises(ValueError, match=message):
-        sampler(**arguments | changes)
-
-
-@pytest.mark.parametrize("name", ["deformation", "contrast", "brightness"])
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
-def test_augmentation_refuses(name, value):
-    with pytest.raises(ValueError, match=name):
-        Augmentation(**{name: value})
-
-
-FLOATS, GRID = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 3, 3)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: spline_matrix(0), "size >= 1"),
-        (lambda: spline_matrix(5, 1), "points >= 2"),
-        (lambda: displacement_field(GRID[0], (8, 8)), r"got \(2, 3, 3\)"),
-        (lambda: displacement_field(GRID[:, :1], (8, 8)), "shape"),
-        (lambda: displacement_field(GRID[..., :1], (8, 8)), "two points"),
-        (lambda: displacement_field(GRID.long(), (8, 8)), "floats, got torch.int64"),
-        (lambda: displacement_field(GRID, (8, 0)), "size >= 1"),
-        (lambda: deform(FLOATS[0], GRID), r"got \(1, 8, 8\)"),
-        (lambda: deform(FLOATS.byte(), GRID), "floats, got torch.uint8"),
-        (lambda: deform(FLOATS, GRID.expand(2, 2, 3, 3)), "one set of coordinates"),
-        (lambda: deform(FLOATS, GRID, "cubic"), "cubic"),
-        (lambda: resample(FLOATS, FLOATS), "coordinates"),
-        (lambda: resample(FLOATS[:, :0], FLOATS.expand(1, 2, 8, 8)), "at least one"),
-        (lambda: sampler(*stack()).batch([]), "at least one"),
-    ],
-)
-def test_functions_refuse(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_ways_of_reading():
+    floats, grid = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 3, 3)
+    with pytest.raises(ValueError, match=r"bilinear.*nearest.*cubic"):
+        deform(floats, grid, "cubic")

@@ -517,12 +517,6 @@ def test_folds_part_the_slices_into_blocks(case):
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(("slices", "k"), [(30, 1), (30, 0), (30, -2), (4, 5), (1, 1)])
-def test_folds_that_cannot_be(slices, k):
-    with pytest.raises(ValueError, match=f"k={k} and slices={slices}"):
-        data.folds(slices, k)
-
-
 # One image a slice -----------------------------------------------------------
 
 
@@ -650,12 +644,6 @@ def test_stand_in_of_any_size(slices, size, seed):
     assert images.shape == labels.shape == (slices, size, size)
     assert np.isfinite(images).all()
     assert images.std() > 0.05
-
-
-@pytest.mark.parametrize("arguments", [(0, 64), (2, 15), (-1, 512)])
-def test_stand_in_that_cannot_be(arguments):
-    with pytest.raises(ValueError, match=r"slices >= 1 and size >= 16"):
-        data.synthetic_em(*arguments)
 
 
 def test_spline_basis_is_the_cubic_b_spline():

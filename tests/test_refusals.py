@@ -1,0 +1,435 @@
+"""What the library refuses: each row is a call and what its error says.
+
+A refusal is a ValueError that a check of our own raises, not something deep inside,
+and before anything is written. What needs a file or a patch stands with its
+module's tests, and so do the tables of metrics and predict.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import traceback
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+import unet_lib
+from unet_lib import checkpoint, plot
+from unet_lib.augment import (
+    Augmentation,
+    TileSampler,
+    deform,
+    displacement_field,
+    resample,
+    spline_matrix,
+)
+from unet_lib.data import Stacks, export_slices, folds, load_isbi2012
+from unet_lib.model import UNet, centre_crop, incoming_nodes, save_network
+from unet_lib.synthetic import synthetic_em
+from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
+from unet_lib.weights import border_distances, class_balance, label_cells, weight_map
+
+HOUSE = Path(unet_lib.__file__).parent
+TESTS = Path(__file__).parent
+NAN, INFINITY = np.nan, np.inf
+
+IMAGES, LABELS = synthetic_em(slices=4, size=48, seed=1)
+WEIGHTS = np.ones(IMAGES.shape, np.float32)
+IMAGE, LABEL = IMAGES[0], LABELS[0]
+FLOATS, GRID = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 3, 3)
+NETWORK = UNet(base_channels=1, depth=2)
+PADDED = UNet(base_channels=1, depth=2, padding="same")
+SCORES, CLASSES = torch.zeros(2, 2, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
+PIXELS = torch.ones(2, 5, 4)  # their weights
+
+
+def stacks(**changes):
+    given = {
+        "train_images": IMAGES,
+        "train_labels": LABELS,
+        "test_images": IMAGES,
+        "test_labels": None,
+        "source": "synthetic",
+    }
+    return Stacks(**given | changes)
+
+
+def sampler(**changes):
+    given = {"images": IMAGES, "labels": LABELS, "weights": WEIGHTS}
+    return TileSampler(**given | {"tile": 32, "output": 20} | changes)
+
+
+def loss(**changes):
+    given = {"scores": SCORES, "labels": CLASSES, "weights": PIXELS}
+    return weighted_cross_entropy(**given | changes)
+
+
+def run(images=IMAGES, labels=LABELS, **changes):
+    tile = UNet(base_channels=1, depth=1).input_size(8)
+    small = {"base_channels": 1, "depth": 1, "tile": tile, "steps": 1}
+    config = TrainConfig(**small | {"device": "cpu"} | changes)
+    return fit(config, images, labels, "run", progress=False)
+
+
+def axes():
+    return plt.figure().add_subplot()
+
+
+def draw(*values):
+    return IMAGE
+
+
+def labels_refused(function):
+    return [
+        (lambda: function(np.zeros(4, int)), r"got \(4,\)"),
+        (lambda: function(np.zeros((1, 1, 4, 4), int)), r"got \(1, 1, 4, 4\)"),
+        (lambda: function(np.zeros((0, 4), int)), r"at least one pixel, got \(0, 4\)"),
+        (lambda: function(np.zeros((4, 4), np.float32)), "got float32"),
+        (lambda: function(np.full((4, 4), NAN)), "got float64"),
+        (lambda: function(np.zeros((4, 4), int) - 1), "below 0"),
+        (lambda: function(np.full((4, 4), 2**40)), "up to 2147483647"),
+        (lambda: function(np.full((4, 4), "cell")), "integer labels"),
+    ]
+
+
+# fmt: off
+REFUSED = [
+    # data, synthetic
+    *[(partial(folds, *n), f"k={n[1]} and slices={n[0]}")
+      for n in [(30, 1), (30, 0), (30, -2), (4, 5), (1, 1), (30, 2.5), ("30", 5)]],
+    (lambda: synthetic_em(0, 64), "slices >= 1 and size >= 16"),
+    (lambda: synthetic_em(2, 15), "slices >= 1 and size >= 16"),
+    (lambda: synthetic_em(-1, 512), "slices >= 1 and size >= 16"),
+    (lambda: synthetic_em(2.5, 64), r"needs integers .* slices=2\.5"),
+    (lambda: synthetic_em(2, "64"), "needs integers .* size='64'"),
+    (lambda: synthetic_em(2, 64, -1), "a seed >= 0; got .* seed=-1"),
+    (lambda: load_isbi2012("nowhere"), r"nowhere.train-volume\.tif cannot be read"),
+    (lambda: export_slices((IMAGES, LABELS), "out"), "Stacks, got tuple: load_isbi"),
+    (lambda: stacks(train_images=IMAGE), r"train_images .* shape \(48, 48\)"),
+    (lambda: stacks(test_images=None), "test_images .* got NoneType"),
+    (lambda: stacks(train_images=IMAGES[:0]), r"train_images .* \(0, 48, 48\)"),
+    (lambda: stacks(train_images=IMAGES * NAN), "floats from 0 to 1, .* from nan"),
+    (lambda: stacks(test_images=IMAGES * 255), "test_images .* floats from 0 to 1"),
+    (lambda: stacks(train_images=LABELS), "floats from 0 to 1, got uint8"),
+    (lambda: stacks(train_labels=None), "train_labels .* got NoneType"),
+    (lambda: stacks(train_labels=LABELS[:3]), "of the shape of train_images, got"),
+    (lambda: stacks(train_labels=LABELS * 255), "integers 0 and 1, .* to 255"),
+    (lambda: stacks(train_labels=LABELS - 1.0), "integers 0 and 1, .* got float64"),
+    (lambda: stacks(test_labels=LABELS.astype(int) - 1), "test_labels .* from -1 to 0"),
+    (lambda: stacks(test_labels=LABELS.astype(str)), "test_labels .* got <U"),
+    # model
+    (lambda: UNet(in_channels=0), "in_channels must be an integer from 1 on, not 0"),
+    (lambda: UNet(num_classes=-1), "num_classes .* not -1"),
+    (lambda: UNet(base_channels=1.5), r"base_channels .* not 1\.5"),
+    (lambda: UNet(depth=0), "depth .* not 0"),
+    (lambda: UNet(depth="4"), "depth .* not '4'"),
+    (lambda: UNet(padding="mirror"), '"valid" or "same", not \'mirror\''),
+    (lambda: UNet(padding=1), "padding .* not 1"),
+    (lambda: UNet(dropout=1.0), r"dropout must be from 0 to below 1, not 1\.0"),
+    (lambda: UNet(dropout=-0.1), r"dropout .* not -0\.1"),
+    (lambda: UNet(dropout=NAN), "dropout .* not nan"),
+    (lambda: UNet(dropout="0.5"), "dropout .* not '0.5'"),
+    (lambda: NETWORK(torch.zeros(1, 44, 44)), r"width\), got \(1, 44, 44\)"),
+    (lambda: NETWORK(torch.zeros(44, 44)), "batch, 1"),
+    (lambda: NETWORK(torch.zeros(1, 2, 44, 44)), "batch, 1"),
+    (lambda: NETWORK(torch.zeros(1, 1, 44, 45)), "input of 45 pixels"),
+    (lambda: NETWORK(torch.zeros(1, 1, 0, 44)), "input of 0 pixels"),
+    (lambda: NETWORK(torch.zeros(1, 1, 44, 44).byte()), "floats .*, got torch.uint8"),
+    (lambda: NETWORK(torch.zeros(1, 1, 44, 44).long()), "floats .*, got torch.int64"),
+    (lambda: NETWORK(torch.zeros(1, 1, 44, 44).double()), "float32, as the network's"),
+    (lambda: NETWORK(np.zeros((1, 1, 44, 44))), "tensor, got ndarray: .*from_numpy"),
+    (lambda: NETWORK.output_size(45), "nearest legal size.* 44, 48"),
+    (lambda: NETWORK.output_size(0), "input of 0 pixels"),
+    (lambda: NETWORK.output_size(44.0), r"whole pixels, got 44\.0"),
+    (lambda: NETWORK.input_size(0), "at least one pixel, got 0"),
+    (lambda: PADDED.input_size(-3), "at least one pixel, got -3"),
+    (lambda: NETWORK.input_size(INFINITY), "whole pixels, got inf"),
+    (lambda: PADDED.input_size(20.5), r"whole pixels, got 20\.5"),
+    (lambda: NETWORK.valid_sizes(1.5, 100), r"whole pixels, got 1\.5"),
+    (lambda: NETWORK.valid_sizes(1, "100"), "whole pixels, got '100'"),
+    (lambda: centre_crop(FLOATS, (10, 8)), "smaller than the features, got 10 x 8 of"),
+    (lambda: centre_crop(FLOATS, (5, 8)), "by an even number smaller"),
+    (lambda: centre_crop(FLOATS, (4, 0)), "at least one pixel"),
+    (lambda: centre_crop(FLOATS[0, 0, 0], (4, 4)), r"height, width\), got \(8,\)"),
+    (lambda: centre_crop(FLOATS, (4,)), r"\(height, width\), got .* \(4,\)"),
+    (lambda: incoming_nodes(torch.nn.ReLU()), "Conv2d or a Conv.*, got ReLU"),
+    (lambda: save_network(torch.nn.ReLU(), "a"), "a UNet, got ReLU: of a wrapper"),
+    (lambda: save_network(NETWORK, "a", torch.int8), "torch.float16, got torch.int8"),
+    (lambda: save_network(NETWORK, "a", "float16"), "torch.float16, got 'float16'"),
+    # weights
+    *[row for function in (label_cells, weight_map, border_distances)
+      for row in labels_refused(function)],
+    (lambda: label_cells(LABELS), "one slice"),
+    (lambda: border_distances(LABELS), "one slice"),
+    *[(partial(weight_map, LABEL, **options), "w0 >= 0 and sigma > 0, got")
+      for options in [{"w0": -1}, {"w0": NAN}, {"w0": INFINITY}, {"sigma": 0},
+                      {"sigma": -5}, {"sigma": NAN}, {"sigma": INFINITY}]],
+    (lambda: class_balance(np.zeros((0, 3), int)), "Expected at least one pixel"),
+    (lambda: class_balance(np.full((2, 2), NAN)), "Expected boolean or integer"),
+    (lambda: class_balance(np.zeros((4, 4), int) - 1), "Expected labels from 0 on"),
+    # augment
+    *[(partial(Augmentation, **{name: value}), f"{name} .* not {value}")
+      for name in ("deformation", "contrast", "brightness")
+      for value in (-1, NAN, INFINITY)],
+    (lambda: spline_matrix(0), "size >= 1"),
+    (lambda: spline_matrix(5, 1), "points >= 2"),
+    (lambda: displacement_field(GRID[0], (8, 8)), r"got \(2, 3, 3\)"),
+    (lambda: displacement_field(GRID[:, :1], (8, 8)), "shape"),
+    (lambda: displacement_field(GRID[..., :1], (8, 8)), "two points"),
+    (lambda: displacement_field(GRID.long(), (8, 8)), "floats, got torch.int64"),
+    (lambda: displacement_field(GRID, (8, 0)), "size >= 1"),
+    (lambda: deform(FLOATS[0], GRID), r"got \(1, 8, 8\)"),
+    (lambda: deform(FLOATS.byte(), GRID), "floats, got torch.uint8"),
+    (lambda: deform(FLOATS, GRID.expand(2, 2, 3, 3)), "one set of coordinates"),
+    (lambda: resample(FLOATS, FLOATS), "coordinates"),
+    (lambda: resample(FLOATS[:, :0], FLOATS.expand(1, 2, 8, 8)), "at least one"),
+    (lambda: sampler(labels=LABELS[:1]), "of one shape"),
+    (lambda: sampler(weights=WEIGHTS[:, :-1]), "of one shape"),
+    (lambda: sampler(images=IMAGE, labels=LABEL, weights=WEIGHTS[0]), "stacks"),
+    (lambda: sampler(images=IMAGES[:0], labels=LABELS[:0], weights=WEIGHTS[:0]),
+     "stack"),
+    (lambda: sampler(images=IMAGES * NAN), "images .* NaN"),
+    (lambda: sampler(images=LABELS), "images .* got uint8"),
+    (lambda: sampler(labels=LABELS.astype(float)), "labels of integers"),
+    (lambda: sampler(labels=LABELS.astype(int) - 1), "from -1"),
+    (lambda: sampler(weights=WEIGHTS * INFINITY), "weights .* infinity"),
+    (lambda: sampler(weights=-WEIGHTS), "weights above 0"),
+    (lambda: sampler(tile=20, output=32), "0 < output <= tile"),
+    (lambda: sampler(tile=33), "an even number apart"),
+    (lambda: sampler(output=0), "0 < output"),
+    (lambda: sampler().batch([]), "at least one"),
+    # configuration
+    *[(partial(TrainConfig, **{name: value}), f"{name} must be an integer from")
+      for name, value in [("tile", 0), ("tile", 572.0), ("batch", 0), ("batch", 1.5),
+                          ("steps", 0), ("save_every", -1), ("seed", 0.5),
+                          ("depth", 0), ("base_channels", "16")]],
+    (lambda: TrainConfig(steps=1e4), r"steps .* integer from 1 on, not 10000\.0"),
+    (lambda: TrainConfig(seed=-1), "seed must be an integer from 0 on, not -1"),
+    *[(partial(TrainConfig, **{name: value}), f"{name} must be a.* not {value}")
+      for name, value in [("learning_rate", 0), ("learning_rate", NAN),
+                          ("learning_rate", INFINITY), ("momentum", 1),
+                          ("momentum", -0.1), ("average", 1), ("average", NAN),
+                          ("dropout", 2), ("w0", -1), ("sigma", 0)]],
+    (lambda: TrainConfig(w0="10"), "w0 must be a number from 0 on, not '10'"),
+    (lambda: TrainConfig(optimiser="lion"), '"sgd" or "adam", not \'lion\''),
+    (lambda: TrainConfig(held_out=3), "held_out .* from 0 on, .* not 3"),
+    (lambda: TrainConfig(held_out=(1.5,)), r"held_out .* not \(1\.5,\)"),
+    (lambda: TrainConfig(held_out=(-1,)), r"held_out .* not \(-1,\)"),
+    (lambda: TrainConfig(held_out=(1, 1)), "held_out .* each once"),
+    (lambda: TrainConfig(watch_at=("10",)), "watch_at must be integers"),
+    (lambda: TrainConfig(augmentation={}), "must be an Augmentation, not {}"),
+    (lambda: TrainConfig.from_dict([1]), r"fields of TrainConfig, got \[1\]"),
+    (lambda: TrainConfig.from_dict({"rate": 1}), "rate of TrainConfig; known are aug"),
+    (lambda: TrainConfig.from_dict({"augmentation": None}), "Augmentation, got None"),
+    (lambda: TrainConfig.from_dict({"augmentation": {"turn": 1}}), "turn of Augmen"),
+    # train
+    (lambda: loss(scores=SCORES[:, 0]), r"got \(2, 5, 4\)"),
+    (lambda: loss(scores=SCORES[0, 0, 0]), "Expected scores"),
+    (lambda: loss(scores=SCORES[..., :-1]), "Expected scores"),
+    (lambda: loss(labels=CLASSES[:, None]), "Expected scores"),
+    (lambda: loss(weights=PIXELS[:1]), "Expected scores"),
+    (lambda: loss(scores=SCORES[:0], labels=CLASSES[:0], weights=PIXELS[:0]),
+     "at least one pixel"),
+    (lambda: loss(scores=SCORES.long()), "scores of floats"),
+    (lambda: loss(labels=CLASSES.int()), "labels of int64, got .*int32"),
+    (lambda: loss(labels=CLASSES.double()), "labels of int64"),
+    (lambda: loss(labels=CLASSES + 2), "labels from 0 to 1, .* got 2 to 2"),
+    (lambda: loss(labels=CLASSES - 100), "got -100 to -100"),  # torch ignores -100
+    (lambda: loss(weights=-PIXELS), "weights of 0 and above, finite, got -1"),
+    (lambda: loss(weights=PIXELS * NAN), "weights of 0 and above, finite, got nan"),
+    (lambda: loss(weights=PIXELS * INFINITY), "finite, got inf"),
+    (lambda: fit({}, IMAGES, LABELS, "run"), "TrainConfig, got dict: .*from_dict"),
+    (lambda: run(IMAGE, LABEL), "of one shape"),
+    (lambda: run(IMAGES, LABELS[:3]), "of one shape"),
+    (lambda: run(IMAGES[:0], LABELS[:0]), "of one shape"),
+    (lambda: run(IMAGES * NAN), "floats from 0 to 1, got float32 from nan"),
+    (lambda: run(IMAGES * np.float32(255)), "divide 0..255 by 255"),
+    (lambda: run((IMAGES * 255).astype(np.uint8)), "got uint8"),
+    (lambda: run(IMAGES.astype(str)), "floats from 0 to 1, got <U32"),
+    (lambda: run(labels=LABELS * 255), "pass labels > 0"),
+    (lambda: run(labels=LABELS.astype(float)), "labels of integers"),
+    (lambda: run(labels=LABELS.astype(int) - 1), "from -1 to 0"),
+    (lambda: run(held_out=(4,)), "hold out slices"),
+    (lambda: run(held_out=(0, 1, 2, 3)), "leave some to train on"),
+    (lambda: run(tile=21), "legal size"),
+    (lambda: run(device="gpu"), 'device must be "cpu", .* not \'gpu\''),
+    # checkpoint
+    (lambda: checkpoint.write_picture(Path("a.png"), IMAGES), "one slice, .* float32"),
+    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE[:0]), r"of shape \(0, 48\)"),
+    (lambda: checkpoint.write_picture(Path("a.png"), LABEL), "got uint8 of shape"),
+    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE * NAN), "0 to 1, got nan"),
+    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE + 1), "from 0 to 1, got 1"),
+    # plot
+    (lambda: plot.show_images(IMAGE), "goes into a list"),
+    (lambda: plot.show_images([]), "at least one"),
+    (lambda: plot.show_images([IMAGE, IMAGE[1:]]), r"one size, .* \[\(47, 48\)"),
+    (lambda: plot.show_images([np.full((8, 8), 255)]), "from 0 to 1, got 255"),
+    (lambda: plot.show_images([IMAGE * NAN]), "from 0 to 1, got nan"),
+    (lambda: plot.show_images([IMAGE[:0]]), r"from 0 to 1, got float32 of shape \(0"),
+    (lambda: plot.show_images([IMAGE.astype(str)]), "from 0 to 1, got <U32"),
+    (lambda: plot.show_images([IMAGE] * 2, ["one"]), "expected 2 titles, got 1"),
+    (lambda: plot.show_images([IMAGE], columns=0), "columns as an integer above 0"),
+    (lambda: plot.show_images([IMAGE], width=0), "width as a finite number above 0"),
+    (lambda: plot.show_weight_map(axes(), IMAGES), r"one slice.*\(4, 48, 48\)"),
+    (lambda: plot.show_weight_map(axes(), IMAGE[:0]), r"not empty, .*\(0, 48\)"),
+    (lambda: plot.show_weight_map(axes(), IMAGE * NAN), "float32 with NaN"),
+    (lambda: plot.show_weight_map(axes(), IMAGE - 9), "weights of 0 and above, got -"),
+    (lambda: plot.show_weight_map(axes(), IMAGE, maximum=NAN), "maximum .* got nan"),
+    (lambda: plot.overlay(IMAGES[:2], LABEL, "cell"), r"one slice.*\(2, 48, 48\)"),
+    (lambda: plot.overlay(IMAGE, LABEL[:, 1:], "cell"), r"one shape.*48\).*47\)"),
+    (lambda: plot.overlay(IMAGE * 255, LABEL, "cell"), "from 0 to 1, got [0-9]"),
+    (lambda: plot.overlay(IMAGE * NAN, LABEL, "cell"), "image of finite .* NaN"),
+    (lambda: plot.overlay(IMAGE, LABEL * NAN, "cell"), "mask of finite .* NaN"),
+    (lambda: plot.overlay(IMAGE, LABEL.astype(str), "cell"), "mask .* got <U"),
+    (lambda: plot.overlay(IMAGE, LABEL, "weight"), "cell, membrane, .* got 'weight'"),
+    (lambda: plot.overlay(IMAGE, LABEL, "cell", alpha=2), "alpha from 0 to 1, got 2"),
+    (lambda: plot.overlay_labels(IMAGE, LABEL[1:]), r"one shape.*48\).*\(47, 48\)"),
+    (lambda: plot.overlay_labels(IMAGE * NAN, LABEL), "image of finite .* NaN"),
+    (lambda: plot.overlay_labels(IMAGE, LABEL, NAN), "alpha from 0 to 1, got nan"),
+    (lambda: plot.colour_cells(np.zeros((4, 4))), "integers.*float64"),
+    (lambda: plot.colour_cells(np.full((4, 4), -1)), "int64 from -1"),
+    (lambda: plot.colour_cells(LABELS), "one slice"),
+    (lambda: plot.colour_cells(LABEL[:0]), "not empty"),
+    (lambda: plot.colour_cells(LABEL.astype(str)), "labels .* got <U"),
+    (lambda: plot.scale_bar(axes(), -5), "nanometres as .* above 0, got -5"),
+    (lambda: plot.scale_bar(axes(), 100, 0), "nanometres_per_pixel .* got 0"),
+    (lambda: plot.outline(axes(), 0, 0, 0, 8), "height as a finite number .* got 0"),
+    (lambda: plot.outline(axes(), 0, 0, 8, NAN), "width .* got nan"),
+    (lambda: plot.outline(axes(), 0, 0, 8, 8, "no"), "matplotlib colour, got 'no'"),
+    (lambda: plot.explore(draw, {}, "A slice"), "one or two labels"),
+    (lambda: plot.explore(draw, {"x": []}, "A slice"), "one or two labels"),
+    (lambda: plot.explore(draw, {"x": 3}, "A slice"), "one or two labels"),
+    (lambda: plot.explore(draw, [1, 2], "A slice"), r"dictionary .* got \[1, 2\]"),
+    (lambda: plot.explore(draw, {"x": [0.1]}, "A slice", start={"x": 0.3}),
+     r"cannot start at 0\.3"),
+    (lambda: plot.explore(draw, {"x": [0.1]}, "A slice", live_values={"x": [0.2]}),
+     r"cannot start at 0\.1"),
+    (lambda: plot.explore(draw, {"x": [0.1]}, "A slice", live_values={"y": [0.2]}),
+     r"labels \['x'\], got 'y'"),
+    (lambda: plot.explore(draw, {"x": [1]}, "A slice", width=0), "width .* got 0"),
+    (lambda: plot.explore(lambda x: IMAGE * NAN, {"x": [1]}, "A slice"), "got nan"),
+    (lambda: plot.explore(lambda n: np.zeros((n, n)), {"n": [70, 80]}, "A", width=64),
+     "one size"),
+]
+# fmt: on
+
+# Public, and not in the table: where else, or why.
+ELSEWHERE = {
+    "test_cli.py": {"cli.main"},
+    "test_data.py": {"data.load_or_stand_in"},
+    "test_metrics.py": {
+        "metrics.evaluate",
+        "metrics.pixel_error",
+        "metrics.rand_error",
+        "metrics.v_info",
+        "metrics.v_rand",
+        "metrics.warping_error",
+    },
+    "test_model.py": {"model.load_network"},
+    "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
+    "test_tiff.py": {"tiff.read_tiff"},
+    "test_topology.py": {"topology.mismatches", "topology.thin", "topology.warp"},
+    "test_train.py": {
+        "checkpoint.claim",
+        "checkpoint.load_checkpoint",
+        "checkpoint.save_checkpoint",
+        "checkpoint.write_text",
+    },
+}
+EXEMPT = {
+    "augment.TileSampler.draw": "takes a tile's number; the sampler is checked",
+    "checkpoint.circumstances": "takes a device",
+    "checkpoint.write_history": "takes the rows of a run",
+    "data.cache_folder": "takes nothing",
+    "data.synthetic_stacks": "takes nothing",
+    "metrics.Scores": "a result",
+    "metrics.Scores.to_dict": "takes nothing",
+    "metrics.f_score": "takes counts of `pixel_error`, checked",
+    "metrics.information_f": "takes `overlaps`",
+    "metrics.overlaps": "takes components of `evaluate`, checked",
+    "metrics.pair_counts": "takes `overlaps`",
+    "model.initialise": "takes a network",
+    "plot.use_style": "takes nothing",
+    "predict.mirror_pad": "takes what `predict` has checked, and its plan",
+    "topology.compiled": "takes a function",
+    "topology.simple_points": "takes nothing",
+    "train.best_device": "takes nothing",
+}
+# Steps of `warp`, `thin` and `mismatches`, which check what they are given.
+STEPS = "flip flood framed label mismatches_turned splits thinned warp_turned"
+EXEMPT |= {f"topology.{name}": "a step of one that checks" for name in STEPS.split()}
+# Of the commands, argparse checks what they are given.
+EXEMPT |= {
+    f"cli.{verb}_{name}": "takes what argparse gives"
+    for verb in ("add", "run")
+    for name in ("data", "evaluate", "predict", "train")
+}
+
+
+def public(module):
+    """Qualified names of a module's public functions, classes and methods."""
+    names = set()
+    for name, thing in vars(module).items():
+        function = inspect.unwrap(thing) if callable(thing) else None
+        if name.startswith("_") or getattr(thing, "__module__", "") != module.__name__:
+            continue
+        if inspect.isfunction(function):
+            names.add(name)
+        elif inspect.isclass(thing) and not issubclass(thing, Exception | tuple):
+            names.add(name)  # an exception or a NamedTuple holds what it is given
+            names |= {
+                f"{name}.{method}"
+                for method, value in vars(thing).items()
+                if not method.startswith("_")
+                and inspect.isfunction(getattr(value, "__func__", value))
+            }
+    return {f"{module.__name__.removeprefix('unet_lib.')}.{name}" for name in names}
+
+
+def refusal(call):
+    """The message of a refused call, and the public callable that it called."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - matched by the caller
+        call()
+    frames = [
+        frame.f_code
+        for frame, _ in traceback.walk_tb(caught.tb)
+        if HOUSE in Path(frame.f_code.co_filename).parents
+    ]
+    module = Path(frames[0].co_filename).stem
+    name = frames[0].co_qualname
+    for ending in (".__init__", ".__post_init__"):
+        name = name.removesuffix(ending)
+    last = Path(list(traceback.walk_tb(caught.tb))[-1][0].f_code.co_filename)
+    return str(caught.value), f"{module}.{name}", HOUSE in last.parents
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_refused(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, _, ours = refusal(call)
+    assert re.search(message, found, re.DOTALL)
+    assert ours, f"not our own error: {found}"
+    assert not any(tmp_path.iterdir())
+    plt.close("all")
+
+
+def test_every_public_callable_is_in_the_table():
+    table = {refusal(call)[1] for call, _ in REFUSED}
+    plt.close("all")
+    modules = [module.name for module in pkgutil.iter_modules(unet_lib.__path__)]
+    names = set()
+    for name in modules:
+        names |= public(importlib.import_module(f"unet_lib.{name}"))
+    elsewhere = set().union(*ELSEWHERE.values())
+    missing = names - table - elsewhere - set(EXEMPT)
+    assert not missing, f"no row says what these refuse: {sorted(missing)}"
+    idle = (elsewhere | set(EXEMPT)) - (names - table)
+    assert not idle, f"not public, or in the table by now: {sorted(idle)}"
+    for file, some in ELSEWHERE.items():
+        words = set(re.findall(r"\w+", (TESTS / file).read_text("utf-8")))
+        assert {name.rpartition(".")[2] for name in some} <= words, file
