@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from unet_lib import cli, data
+from unet_lib.metrics import evaluate
 from unet_lib.model import UNet, save_network
 from unet_lib.predict import predict
 
@@ -92,7 +93,7 @@ def test_help_teaches(capsys):
     assert "example:" in text
     assert "UNET_BOOK_DATA" in text
     assert "255 = cell" in text
-    for command in ("train", "predict"):
+    for command in ("train", "predict", "evaluate"):
         assert cli.main([command, "--help"]) == 0
         assert "example:" in capsys.readouterr().out
 
@@ -209,6 +210,99 @@ def test_predict_refuses_what_is_no_grey_image(pixels, message, tmp_path, capsys
     assert cli.main(["predict", str(network), str(source), str(output)]) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Labels and probabilities of two small slices, and their two files."""
+    _, labels = data.synthetic_em(2, 48, seed=1)
+    noise = np.random.default_rng(0).random(labels.shape)
+    probabilities = (0.7 * labels + 0.3 * noise).astype(np.float32)
+    files = [str(tmp_path / name) for name in ("labels.tif", "map.tif")]
+    tifffile.imwrite(files[0], labels * 255, imagej=True)
+    tifffile.imwrite(files[1], probabilities, metadata=None, byteorder=">")
+    return labels, probabilities, files
+
+
+def test_evaluate_prints_and_writes_the_figures(pair, tmp_path, capsys):
+    labels, probabilities, files = pair
+    assert cli.main(["evaluate", *files]) == 0
+    scores = evaluate(labels, probabilities)
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    rows = {line[:13].strip(): line[13:].split() for line in lines[1:6]}
+    titles = ["pixel error", "Rand error", "warping error", "V-Rand", "V-Info"]
+    assert list(rows) == titles
+    for row, curve in zip(rows.values(), scores.curves.values(), strict=True):
+        assert row == [f"{curve.value:.6f}", f"{curve.threshold:.1f}"]
+    start = lines.index("each slice at these thresholds") + 2
+    for number, line in enumerate(lines[start : start + 2]):
+        shown = [
+            f"{curve.per_slice[number, curve.thresholds == curve.threshold][0]:.6f}"
+            for curve in scores.curves.values()
+        ]
+        assert line.split() == [str(number), *shown]
+    assert "warning" not in out
+    record = json.loads((tmp_path / "map.evaluation.json").read_text())
+    assert record.pop("labels") == "labels.tif"
+    assert record.pop("probabilities") == "map.tif"
+    assert record.pop("shape") == [2, 48, 48]
+    assert record == scores.to_dict()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_evaluate_warns_and_writes_where_it_is_told(pair, tmp_path, capsys):
+    labels, _, files = pair
+    tifffile.imwrite(files[1], np.zeros(labels.shape, np.float32))
+    output = tmp_path / "out.json"
+    assert cli.main(["evaluate", *files, "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "warning: The warping error" in out
+    assert json.loads(output.read_text())["warnings"]
+    assert not (tmp_path / "map.evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [lambda cell: cell > 0, lambda cell: cell, lambda cell: cell * np.uint16(255)],
+)
+def test_evaluate_reads_labels_of_every_kind(stored, pair, tmp_path):
+    labels, _, files = pair
+    tifffile.imwrite(files[0], stored(labels))
+    assert cli.main(["evaluate", *files]) == 0
+    written = json.loads((tmp_path / "map.evaluation.json").read_text())
+    assert written["figures"]["v_rand"]["value"] > 0.5
+    # One slice alone is an image, whether or not its file calls it a stack.
+    tifffile.imwrite(files[0], stored(labels)[:1])
+    tifffile.imwrite(files[1], pair[1][0])
+    assert cli.main(["evaluate", *files]) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        (lambda a: a * 128, lambda p: p, "from 0 to 128: expected labels of 0"),
+        (lambda a: a + 1, lambda p: p, "from 1 to 2"),
+        (lambda a: a, lambda p: p * 255, "divide a map in 0..255 by 255"),
+        (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (48, 48)"),
+        (lambda a: a, lambda p: p * np.float32(np.nan), "NaN"),
+    ],
+)
+def test_evaluate_refuses(labels, probabilities, message, pair, tmp_path, capsys):
+    tifffile.imwrite(pair[2][0], labels(pair[0]))
+    tifffile.imwrite(pair[2][1], probabilities(pair[1]))
+    assert cli.main(["evaluate", *pair[2]]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "map.evaluation.json").exists()
+
+
+def test_evaluate_refuses_what_is_no_tiff(pair, capsys):
+    with open(pair[2][1], "w") as file:
+        file.write("no picture")
+    assert cli.main(["evaluate", *pair[2]]) == 1
+    assert "not a TIFF" in capsys.readouterr().err
 
 
 def test_cli_imports_what_a_command_needs_when_it_runs():
