@@ -389,8 +389,10 @@ SPOILT = [np.where(np.eye(8) > 0, value, 0.5) for value in (np.nan, np.inf)]
         (IMAGE[None, None], {}, r"got \(1, 1, 8, 8\)"),
         (IMAGE[:0], {}, "at least one pixel"),
         (IMAGE[None][:0], {}, "at least one pixel"),
-        (SPOILT[0], {}, "NaN"),
-        (SPOILT[1], {}, "infinity"),
+        (SPOILT[0], {}, "from nan to nan"),
+        (SPOILT[1], {}, "from 0.5 to inf"),
+        (IMAGE + 255, {}, "from 255 to 255; divide"),
+        (IMAGE - 1, {}, "from -1 to -1"),
         (np.zeros((8, 8), np.uint8), {}, "got uint8; divide"),
         (IMAGE > 0, {}, "got bool"),
         (np.full((8, 8), "x"), {}, "floats"),
@@ -431,7 +433,7 @@ def test_a_padded_network_sees_the_whole(shape):
 
 def test_tiles_of_a_padded_network_are_refused():
     network = tiny(2, padding="same")
-    with pytest.raises(ValueError, match="seams: let one tile cover .* at least 12"):
+    with pytest.raises(ValueError, match=r"seams: let one tile cover .* at least 12"):
         predict(network, np.zeros((8, 9)), tile=8)
     with pytest.raises(ValueError, match="allow at least 96"):
         predict(network, np.zeros((8, 9)), max_pixels=95)
@@ -446,3 +448,5 @@ def test_plans_refused():
     for size in ((0, 5), (5, -1)):
         with pytest.raises(ValueError, match="at least one pixel"):
             plan_tiles(network, size)
+    with pytest.raises(ValueError, match=r"got 7\.5: give an integer"):
+        plan_tiles(network, (5, 7.5))

@@ -7,6 +7,7 @@ image. Built in chapter 4, *Augmentation*.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +41,12 @@ class Augmentation:
     def __post_init__(self):
         for name in ("deformation", "contrast", "brightness"):
             value = getattr(self, name)
-            if not 0 <= value < np.inf:
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
                 raise ValueError(f"{name} must be a number from 0 on, not {value!r}.")
+        for name in ("rotation", "mirror"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, not {value!r}.")
 
 
 class Draw(NamedTuple):
@@ -181,7 +186,7 @@ class TileSampler:
     Args:
         images: ``(slices, height, width)``, float, 0 to 1.
         labels: the same shape, integer: the class of each pixel.
-        weights: the same shape, float, above 0: `weights.weight_map`.
+        weights: the same shape, float, not negative: `weights.weight_map`.
         tile: height and width of the image tiles, as the network takes them.
         output: of the labels and weights: the network's output for `tile`.
         augmentation: an `Augmentation`.
@@ -211,10 +216,12 @@ class TileSampler:
             raise ValueError(
                 f"Expected stacks (slices, height, width), got {np.shape(images)}."
             )
-        if not 0 < output <= tile or (tile - output) % 2:
+        whole = all(isinstance(n, Integral) for n in (tile, output, seed))
+        if not whole or not 0 < output <= tile or (tile - output) % 2 or seed < 0:
             raise ValueError(
-                f"Expected 0 < output <= tile, an even number apart, got {output} "
-                f"and {tile}: take tile and UNet.output_size(tile)."
+                "Expected integers, 0 < output <= tile, an even number apart, and a "
+                f"seed from 0 on, got {output!r}, {tile!r} and {seed!r}: take tile and "
+                "UNet.output_size(tile)."
             )
         _check_stacks(images, labels, weights)
         self.tile, self.output, self.seed = tile, output, seed
@@ -323,10 +330,15 @@ def _check_stacks(images, labels, weights) -> None:
                 f"Expected {name} of finite floats, got {stack.dtype}"
                 f"{' with NaN or infinity' if stack.dtype.kind == 'f' else ''}."
             )
+    if images.min() < 0 or images.max() > 1:
+        raise ValueError(
+            f"Expected images from 0 to 1, got {images.min():g} to {images.max():g}; "
+            "divide 0..255 by 255."
+        )
     if labels.dtype.kind not in "bui" or labels.min() < 0:
         raise ValueError(
             f"Expected labels of integers from 0 on, got {labels.dtype} from "
             f"{labels.min()}."
         )
     if weights.min() < 0:
-        raise ValueError(f"Expected weights above 0, got {weights.min():g}.")
+        raise ValueError(f"Expected weights of 0 and above, got {weights.min():g}.")

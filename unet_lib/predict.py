@@ -195,8 +195,12 @@ def _checked(network: UNet, images: np.ndarray) -> np.ndarray:
             f"Expected images of floats from 0 to 1, got {images.dtype}; divide 0..255 "
             "by 255."
         )
-    if not np.isfinite(images).all():
-        raise ValueError("Expected finite images, got NaN or infinity.")
+    # In these words NaN is refused too.
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            "Expected images from 0 to 1, got values from "
+            f"{images.min():g} to {images.max():g}; divide 0..255 by 255."
+        )
     if network.arguments["num_classes"] < 2:
         raise ValueError(
             f"Expected a network of at least two classes, got {network.arguments}."

@@ -3,6 +3,8 @@
 Built in chapter 3, *Weight maps*.
 """
 
+from numbers import Real
+
 import numpy as np
 from scipy import ndimage
 
@@ -76,8 +78,9 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
             "Expected labels of shape (height, width) or (slices, height, width) "
             f"with at least one pixel, got {labels.shape}."
         )
-    if not (w0 >= 0 and np.isfinite(w0)) or not (sigma > 0 and np.isfinite(sigma)):
-        raise ValueError(f"Expected w0 >= 0 and sigma > 0, got {w0} and {sigma}.")
+    numbers = isinstance(w0, Real) and isinstance(sigma, Real)
+    if not numbers or not (0 <= w0 < np.inf and 0 < sigma < np.inf):
+        raise ValueError(f"Expected w0 >= 0 and sigma > 0, got {w0!r} and {sigma!r}.")
     membrane, cell = class_balance(labels)
     weights = np.where(labels > 0, cell, membrane).astype(np.float32)
     # Farther out the term is below 1e-7 of w0: not worth a search.
@@ -112,6 +115,8 @@ def border_distances(
         where there are fewer than one, or two, cells.
     """
     cells = label_cells(labels)
+    if not isinstance(reach, Real) or not reach >= 0:
+        raise ValueError(f"Expected a reach from 0 on, got {reach!r}.")
     height, width = cells.shape
     membrane = cells == MEMBRANE
     numbers = cells[~membrane]
