@@ -125,8 +125,8 @@ def test_a_slice_is_a_stack_of_one():
     labels, probabilities = random.integers(0, 2, (9, 7)), random.random((9, 7))
     one = pixel_error(labels, probabilities)
     stack = pixel_error(labels[None], probabilities[None])
-    assert one.value == stack.error
-    assert pixel_error(labels > 0, probabilities).value == one.error
+    assert one.value == stack.value
+    assert pixel_error(labels > 0, probabilities).value == one.value
 
 
 def test_a_float32_tenth_is_not_its_threshold():

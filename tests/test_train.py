@@ -495,10 +495,10 @@ def test_the_record(tmp_path, monkeypatch, capsys):
     curve = pixel_error(LABELS[[1, 3]], probabilities)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert result.metrics.items() <= metrics.items()
-    assert metrics["pixel_error"] == curve.error == float(rows[-1]["pixel_error"])
+    assert metrics["pixel_error"] == curve.value == float(rows[-1]["pixel_error"])
     assert metrics["threshold"] == curve.threshold
     assert metrics["thresholds"] == curve.thresholds.tolist()
-    assert metrics["pixel_errors"] == curve.errors.tolist()
+    assert metrics["pixel_errors"] == curve.values.tolist()
     assert metrics["held_out"] == [1, 3]
     assert metrics["steps"] == 8
     assert metrics["torch"] == torch.__version__

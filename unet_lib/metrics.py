@@ -4,7 +4,8 @@ Its first table, the paper's, has the pixel error, the Rand error and the warpin
 error; its ranking since 2015 has V-Rand and V-Info, which hardly depend on how wide
 borders are drawn. All are computed slice by slice, in 2-D.
 
-Built in chapter 6, *Overlap-tile evaluation*.
+The pixel error is built in chapter 6, *Overlap-tile evaluation*, the others in
+chapter 7, *The challenge's metrics*.
 """
 
 import math
@@ -39,14 +40,6 @@ class Curve(NamedTuple):
     values: np.ndarray  # float64, one for each of `thresholds`; NaN: undefined
     thresholds: np.ndarray
     per_slice: np.ndarray  # (slices, thresholds), each slice as if it were alone
-
-    @property
-    def error(self):  # until the pages say `value`
-        return self.value
-
-    @property
-    def errors(self):  # until the pages say `values`
-        return self.values
 
 
 @dataclass(frozen=True)
@@ -86,8 +79,6 @@ def evaluate(labels, probabilities, progress: bool = False) -> Scores:
     Raises:
         ValueError: for unlike or empty shapes, labels other than 0 and 1,
             probabilities that are not finite or not from 0 to 1.
-
-    Built in chapter 6, *Overlap-tile evaluation*.
     """
     labels, probabilities = _checked(labels, probabilities)
     curves = _curves(labels, probabilities, FIGURES, progress)

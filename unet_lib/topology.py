@@ -5,7 +5,7 @@ it, so no array operation gives the same pixels. Their two loops are compiled by
 numba where it is installed (`pip install "unet-lib[fast]"`); without it the same
 code runs as plain Python, to the same pixels, several times slower.
 
-Built in chapter 6, *Overlap-tile evaluation*.
+Built in chapter 7, *The challenge's metrics*.
 """
 
 import functools
@@ -76,8 +76,6 @@ def thin(cell: np.ndarray) -> np.ndarray:
     Returns:
         int32 ``(height, width)``: the cells' numbers from 1 on, 0 on the dams.
         All 1 where there is no cell.
-
-    Built in chapter 6, *Overlap-tile evaluation*.
     """
     cell = _checked_slice(cell) > 0
     return np.ascontiguousarray(thinned(label(cell.T)).T)
@@ -97,8 +95,6 @@ def warp(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
 
     Returns:
         uint8 ``(height, width)``, 1 = cell.
-
-    Built in chapter 6, *Overlap-tile evaluation*.
     """
     cell, probabilities = _checked_pair(labels, probabilities)
     warped, _ = warp_turned(cell, probabilities, threshold)
@@ -115,8 +111,6 @@ def mismatches(labels: np.ndarray, probabilities: np.ndarray, threshold: float =
         uint8 ``(height, width)``: 0 where warped labels and proposal agree, else
         MERGE or SPLIT, which the warping error counts, or HOLE_ADDITION,
         HOLE_DELETION, OBJECT_ADDITION or OBJECT_DELETION, which it does not.
-
-    Built in chapter 6, *Overlap-tile evaluation*.
     """
     cell, probabilities = _checked_pair(labels, probabilities)
     kinds = np.zeros(cell.shape, np.uint8)

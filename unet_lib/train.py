@@ -190,9 +190,9 @@ def fit(
         row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
         if watch:
             probabilities, curve = _evaluate(averaged, images, labels, step, config)
-            row["pixel_error"] = curve.error
+            row["pixel_error"] = curve.value
             if progress:
-                bar.write(f"step {step}: held-out pixel error {curve.error:.4f}")
+                bar.write(f"step {step}: held-out pixel error {curve.value:.4f}")
             if folder is not None:
                 picture = folder / "watched" / f"step-{step:06d}.png"
                 checkpoint.write_picture(picture, probabilities[0])
@@ -208,10 +208,10 @@ def fit(
         _, curve = _evaluate(averaged, images, labels, step, config)
         metrics |= {
             "held_out": held_out,
-            "pixel_error": curve.error,
+            "pixel_error": curve.value,
             "threshold": curve.threshold,
             "thresholds": curve.thresholds.tolist(),
-            "pixel_errors": curve.errors.tolist(),
+            "pixel_errors": curve.values.tolist(),
         }
     if folder is not None:
         # Once more: a run may have been stopped between its checkpoint and this.
