@@ -349,8 +349,15 @@ def test_the_stand_in_s_own_images_are_not_flagged_as_membrane():
     assert "of membrane" in warned(labels, 1 - images)
 
 
+def test_the_maximum_starts_from_zero_and_skips_nan(monkeypatch):
+    """As in the challenge's software: less than 0 is what rounding leaves of it."""
+    labels = np.eye(4, dtype=int)
+    for left, value in [(-1e-16, 0.0), (np.nan, 0.0), (0.25, 0.25)]:
+        monkeypatch.setattr(metrics, "information_f", lambda _, left=left: left)
+        assert metrics.v_info(labels, labels).value == value
+
+
 def test_to_dict_is_json():
-    # One cell each and no overlap in the thinned slices: V-Info is 0/0 or 0.
     labels = np.zeros((1, 6, 6), np.uint8)
     labels[0, :2], labels[0, 4:] = 1, 1
     scores = evaluate(labels, np.ones_like(labels))

@@ -289,7 +289,7 @@ def run_evaluate(arguments):
     scores = evaluate(cell, read_tiff(arguments.probabilities), progress=True)
     print(f"{'figure':<15}{'value':>9}{'threshold':>12}")
     for name, curve in scores.curves.items():
-        print(f"{_titled(name):<15}{curve.value:>9.6f}{curve.threshold:>12.1f}")
+        print(f"{_titled(name):<15}{curve.value:>z9.6f}{curve.threshold:>12.1f}")
     for sentence in scores.warnings:
         print(f"\nwarning: {sentence}")
     print("\neach slice at these thresholds")
@@ -299,7 +299,7 @@ def run_evaluate(arguments):
         for curve in scores.curves.values()
     ]
     for number, values in enumerate(zip(*columns, strict=True)):
-        print(f"{number:>5}" + "".join(f"{value:>15.6f}" for value in values))
+        print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
     probabilities = Path(arguments.probabilities)
     output = Path(arguments.output or probabilities.with_suffix(".evaluation.json"))
     record = {

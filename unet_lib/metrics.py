@@ -301,8 +301,9 @@ def _curves(labels, probabilities, figures, progress=False) -> dict[str, Curve]:
             best = int(np.argmin(values))
             value = values[best]
         else:
-            best = int(np.argmax(np.nan_to_num(values)))
-            value = np.nan_to_num(values)[best]
+            candidates = np.maximum(np.nan_to_num(values), 0)
+            best = int(np.argmax(candidates))
+            value = candidates[best]
         curves[name] = Curve(
             float(value), float(thresholds[best]), values, thresholds, per_slice
         )
