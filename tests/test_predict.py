@@ -369,6 +369,15 @@ def test_progress(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_network_in_bfloat16():
+    network = tiny(2).float()
+    image = np.random.default_rng(2).random((9, 12), np.float32)
+    expected = predict(network, image)
+    ours = predict(network.bfloat16(), image)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, expected, atol=0.03)
+
+
 @pytest.mark.parametrize("versions", [1, 7, 8])
 def test_a_gpu_gives_the_same(gpu, versions):
     network = tiny(2).float()

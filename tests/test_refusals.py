@@ -226,7 +226,11 @@ REFUSED = [
                           ("momentum", -0.1), ("average", 1), ("average", NAN),
                           ("dropout", 2), ("w0", -1), ("sigma", 0)]],
     (lambda: TrainConfig(w0="10"), "w0 must be a number from 0 on, not '10'"),
-    (lambda: TrainConfig(optimiser="lion"), '"sgd" or "adam", not \'lion\''),
+    (lambda: TrainConfig(optimiser="lion"), "'sgd' or 'adam', not 'lion'"),
+    *[(partial(TrainConfig, **{name: value}), f"{name} must be .* or .*, not {value!r}")
+      for name, value in [("padding", "zeros"), ("weighting", None), ("schedule", 1),
+                          ("precision", "half"), ("compile", "yes"), ("compile", 1),
+                          ("deterministic", None)]],
     (lambda: TrainConfig(held_out=3), "held_out .* from 0 on, .* not 3"),
     (lambda: TrainConfig(held_out=(1.5,)), r"held_out .* not \(1\.5,\)"),
     (lambda: TrainConfig(held_out=(-1,)), r"held_out .* not \(-1,\)"),
@@ -341,6 +345,8 @@ ELSEWHERE = {
         "metrics.warping_error",
     },
     "test_model.py": {"model.load_network"},
+    "test_parallel.py": {"parallel.join"},
+    "test_watch.py": {"watch.open_watchers"},
     "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
     "test_tiff.py": {"tiff.read_tiff"},
     "test_topology.py": {"topology.mismatches", "topology.thin", "topology.warp"},
@@ -368,7 +374,8 @@ EXEMPT = {
     "predict.mirror_pad": "takes what `predict` has checked, and its plan",
     "topology.compiled": "takes a function",
     "topology.simple_points": "takes nothing",
-    "train.best_device": "takes nothing",
+    "parallel.best_device": "takes nothing",
+    "configuration.TrainConfig.rate": "takes a step of the run",
 }
 # Steps of `warp`, `thin` and `mismatches`, which check what they are given.
 STEPS = "flip flood framed label mismatches_turned splits thinned warp_turned"

@@ -297,9 +297,10 @@ def test_a_configuration_that_is_none(tmp_path, text):
 def test_a_checkpoint_of_another_network(tmp_path):
     narrow, wide = UNet(base_channels=1, depth=1), UNet(base_channels=2, depth=1)
     optimiser = torch.optim.SGD(narrow.parameters(), 0.1)
-    checkpoint.save_checkpoint(tmp_path, 3, [], {"network": narrow}, optimiser)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    checkpoint.save_checkpoint(tmp_path, 3, [], {"network": narrow}, optimiser, scaler)
     with pytest.raises(ValueError, match=r"is of another network than this network"):
-        checkpoint.load_checkpoint(tmp_path, {"network": wide}, optimiser)
+        checkpoint.load_checkpoint(tmp_path, {"network": wide}, optimiser, scaler)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -421,11 +422,11 @@ def test_steps_are_momentum_sgd():
 def test_the_running_average(tmp_path, monkeypatch, average):
     save, weights = checkpoint.save_checkpoint, []
 
-    def spy(folder, step, history, modules, optimiser):
+    def spy(folder, step, history, modules, *rest):
         weights.append(
             {k: v.clone() for k, v in modules["network"].state_dict().items()}
         )
-        save(folder, step, history, modules, optimiser)
+        save(folder, step, history, modules, *rest)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
     ours = run(config(average=average, save_every=1), tmp_path)

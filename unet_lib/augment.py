@@ -27,9 +27,9 @@ class Augmentation:
             The paper names rotation, not its range.
         mirror: whether every second tile, by chance, is mirrored. Deviation: the
             paper does not name it; it doubles what 24 slices have to say.
-        contrast, brightness: grey values become 0.5 + c (v - 0.5) + b with c
-            up to `contrast` from 1 and b up to `brightness` from 0. The paper
-            names grey-value variation, not its size. 0 switches either off.
+        contrast: grey values v become 0.5 + c (v - 0.5), c up to this from 1. The
+            paper names grey-value variation, not its size. 0 switches it off.
+        brightness: and then plus b, up to this from 0.
     """
 
     deformation: float = 10.0

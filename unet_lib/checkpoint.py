@@ -28,8 +28,12 @@ def save_checkpoint(
     history: list[dict],
     modules: dict[str, torch.nn.Module],
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> None:
-    """Write the state after `step` steps; the checkpoint before it is kept too."""
+    """Write the state after `step` steps; the checkpoint before it is kept too.
+
+    OSError if it cannot be written; the one before it is then still whole.
+    """
     tensors = {
         f"{name}/{key}": tensor
         for name, module in modules.items()
@@ -41,11 +45,18 @@ def save_checkpoint(
         if tensor is not None
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    values = {"step": step, "history": history, "scaler": scaler.state_dict()}
+    metadata = {name: json.dumps(value) for name, value in values.items()}
     temporary = folder / ".checkpoint.tmp"  # one name: a killed save's is overwritten
     try:
-        save_file(
-            tensors, temporary, {"step": str(step), "history": json.dumps(history)}
-        )
+        try:
+            save_file(tensors, temporary, metadata)
+        except Exception as error:  # safetensors' own error has no public base class
+            raise OSError(
+                f"The checkpoint of step {step} could not be written to {folder} "
+                f"({error}). The last one is whole: make room, and give the same "
+                "command again."
+            ) from error
         if (folder / CURRENT).exists():
             os.replace(folder / CURRENT, folder / PREVIOUS)
         os.replace(temporary, folder / CURRENT)
@@ -57,6 +68,7 @@ def load_checkpoint(
     folder: Path,
     modules: dict[str, torch.nn.Module],
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[int, list[dict]]:
     """Put the newest whole checkpoint back; return its step and history.
 
@@ -69,7 +81,8 @@ def load_checkpoint(
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
-                step, history = int(metadata["step"]), json.loads(metadata["history"])
+                values = {name: json.loads(text) for name, text in metadata.items()}
+                step, history = values["step"], values["history"]
                 names = list(file.keys())
                 tensors = {name: file.get_tensor(name) for name in names}
         except Exception as error:  # safetensors' own error has no public base class
@@ -104,6 +117,7 @@ def load_checkpoint(
                     tensor = tensor.to(memory_format=torch.channels_last)
                 state.setdefault(int(index), {})[key] = tensor
         optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        scaler.load_state_dict(values["scaler"])
         return step, history
     return 0, []
 

@@ -11,6 +11,7 @@ import sys
 
 def main(argv=None):
     """Run one command; return 0 (done), 1 (could not be done) or 2 (wrong usage)."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="unet-lib",
         description="U-Net on the ISBI 2012 electron-microscopy stacks.",
@@ -18,7 +19,7 @@ def main(argv=None):
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     add_data(subparsers)
-    add_train(subparsers)
+    add_train(subparsers, with_fields=argv[:1] == ["train"])
     add_predict(subparsers)
     add_evaluate(subparsers)
     try:
@@ -27,7 +28,13 @@ def main(argv=None):
         return stop.code
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, FloatingPointError) as problem:
+    except (
+        ValueError,
+        OSError,
+        FloatingPointError,
+        ImportError,
+        MemoryError,
+    ) as problem:
         print(f"unet-lib: {problem}", file=sys.stderr)
         return 1
 
@@ -100,8 +107,8 @@ def run_data(arguments):
     return 0
 
 
-def add_train(subparsers):
-    """Describe `unet-lib train`."""
+def add_train(subparsers, with_fields):
+    """Describe `unet-lib train`; its options for fields take torch's time to import."""
     parser = subparsers.add_parser(
         "train",
         help="train a network on the training stack; stopped runs go on",
@@ -111,16 +118,23 @@ def add_train(subparsers):
             "config.json, history.csv, pictures, metrics.json, network.safetensors.\n"
             "Given again, the same command goes on from the last checkpoint.\n"
             "\n"
-            "Without --config the run is the paper's, as unet_lib.train.TrainConfig\n"
-            "describes it; it wants a GPU. A configuration is a JSON file with those\n"
-            "of its fields that are to differ."
+            "Without options the run is the paper's; it wants a GPU. Each field of\n"
+            "unet_lib.train.TrainConfig is an option. What is to differ can also\n"
+            "stand in a JSON file, such as the config.json of another run.\n"
+            "\n"
+            "On several GPUs, for instance four, tiles shared out among them:\n"
+            "  torchrun --nproc-per-node 4 -m unet_lib.cli train FOLDER --batch 4\n"
+            "and on several machines that see FOLDER, on each of them:\n"
+            "  torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d \\\n"
+            "      --rdzv-endpoint FIRST_MACHINE:29500 -m unet_lib.cli train \\\n"
+            "      FOLDER --batch 8"
         ),
         epilog=(
             "example: the book's own network again, an hour or two on two cores\n"
             "  unet-lib train runs/again --config results/quarter-width/config.json\n"
             "\n"
-            "example: the paper's, slices 24 to 29 held out\n"
-            "  unet-lib train runs/paper --fold 5"
+            "example: the paper's, slices 24 to 29 held out, faster on a new GPU\n"
+            "  unet-lib train runs/paper --fold 5 --precision bfloat16 --compile"
         ),
     )
     parser.add_argument("folder", metavar="FOLDER", help="of the run, new or its own")
@@ -132,27 +146,88 @@ def add_train(subparsers):
         help="hold out this one of five contiguous blocks of slices",
     )
     parser.add_argument("--data", help="the folder that holds the stacks")
+    parser.add_argument(
+        "--watch",
+        choices=("tensorboard", "wandb"),
+        action="append",
+        default=[],
+        help="send numbers and pictures there too; may be given twice",
+    )
     parser.set_defaults(run=run_train)
+    if with_fields:
+        _add_fields(parser)
+
+
+def _add_fields(parser):
+    """An option for each field of a configuration, explained by its docstring."""
+    import dataclasses
+    import inspect
+    import re
+
+    from unet_lib.augment import Augmentation
+    from unet_lib.configuration import CHOICES, TrainConfig
+
+    for kind, title in ((TrainConfig, "run"), (Augmentation, "augmentation")):
+        group = parser.add_argument_group(f"the {title}")
+        said = inspect.getdoc(kind).partition("Args:\n")[2]
+        entries = re.findall(r"^    (\w[\w, ]*): (.+(?:\n {8}.+)*)", said, re.M)
+        helps = {
+            name: " ".join(re.sub("`|%", "", text).split()) + " (default: %(default)s)"
+            for names, text in entries
+            for name in names.split(", ")
+        }
+        for field in dataclasses.fields(kind):
+            if field.name == "augmentation":
+                continue
+            option = {"help": helps[field.name] % {"default": field.default}}
+            option["default"] = argparse.SUPPRESS
+            if field.type in (bool, "bool"):
+                option["action"] = argparse.BooleanOptionalAction
+            elif field.name in CHOICES:
+                option["choices"] = CHOICES[field.name]
+            elif isinstance(field.default, tuple):
+                option |= {"type": int, "nargs": "*", "metavar": "N"}
+            else:
+                option["type"] = str if field.default is None else type(field.default)
+                option["metavar"] = option["type"].__name__.upper()
+            group.add_argument("--" + field.name.replace("_", "-"), **option)
 
 
 def run_train(arguments):
     """Train one network and print what the held-out slices say of it."""
     import dataclasses
     import json
+    import os
     from pathlib import Path
 
     from unet_lib import data
+    from unet_lib.augment import Augmentation
     from unet_lib.train import TrainConfig, fit
 
     fields = {}
     if arguments.config:
         fields = json.loads(Path(arguments.config).read_text(encoding="utf-8"))
-    config = TrainConfig.from_dict(fields)
+    given = vars(arguments)
+    turns = {f.name for f in dataclasses.fields(Augmentation)} & set(given)
+    if turns:
+        fields["augmentation"] = fields.get("augmentation", {}) | {
+            name: given[name] for name in turns
+        }
+    known = {f.name for f in dataclasses.fields(TrainConfig)} & set(given)
+    config = TrainConfig.from_dict(fields | {name: given[name] for name in known})
     if arguments.fold:
         _, held_out = data.folds()[arguments.fold - 1]
         config = dataclasses.replace(config, held_out=tuple(map(int, held_out)))
     stacks = data.load_isbi2012(arguments.data)
-    run = fit(config, stacks.train_images, stacks.train_labels, arguments.folder)
+    run = fit(
+        config,
+        stacks.train_images,
+        stacks.train_labels,
+        arguments.folder,
+        watchers=arguments.watch,
+    )
+    if int(os.environ.get("RANK", 0)) > 0:
+        return 0  # of several processes the first reports
     if "pixel_error" in run.metrics:
         slices = ", ".join(map(str, run.metrics["held_out"]))
         print(f"Pixel error on slices {slices}: {run.metrics['pixel_error']:.4f}")

@@ -18,6 +18,15 @@ RANGES = (  # of the fields of a configuration: kind, least, and what it is belo
     (("dropout", "momentum", "average"), Real, 0, 1),
     (("learning_rate", "w0", "sigma"), Real, 0, np.inf),
 )
+CHOICES = {
+    "padding": ("valid", "same"),
+    "weighting": ("map", "none"),
+    "optimiser": ("sgd", "adam"),
+    "schedule": ("linear", "constant"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "compile": (False, True),
+    "deterministic": (False, True),
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,16 @@ class TrainConfig:
     """One training run. The defaults are the paper's where it states them.
 
     Args:
-        base_channels, depth, dropout: as for `UNet`.
-        w0, sigma: as for `weights.weight_map`.
+        base_channels: channels of the network's first level. Paper: 64.
+        depth: how often the contracting path halves the image. Paper: 4.
+        padding: of the network's convolutions: ``"valid"``, the paper's, or
+            ``"same"``, a deviation.
+        dropout: rate at the end of the contracting path. Paper: not stated.
+        weighting: ``"map"``, the paper's weights, or ``"none"``, a deviation: each
+            pixel counts the same.
+        w0: height of the weight map's border term; 0 leaves the class balance.
+            Paper: 10.
+        sigma: width of that term in pixels. Paper: about 5.
         augmentation: as for `augment.TileSampler`.
         tile: input pixels of a tile's side. Paper: large tiles; its figure
             has 572.
@@ -34,14 +51,19 @@ class TrainConfig:
         optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
             deviation that gets going in far fewer steps (chapter 5).
         momentum: of SGD. Paper: 0.99.
-        learning_rate: at the start; falls linearly to 0 over `steps`. The paper
-            states neither rate nor schedule. With momentum 0.99 larger rates kill
-            channels of a small network (chapter 5); this one has not been
-            tried at the paper's width yet.
+        learning_rate: at the start. Not stated in the paper.
+        schedule: ``"linear"``, the rate falls to 0 over `steps`, or
+            ``"constant"``. Not stated in the paper.
         steps: how many. The paper says 10 hours.
         average: decay of a running average of the weights, which is what the
             run then returns; 0, the paper, returns the last weights.
             Deviation: evens out the noise of the last steps.
+        precision: of the convolutions: ``"float32"``; ``"bfloat16"``, or for
+            older GPUs ``"float16"`` with a scaled loss: deviations that are faster
+            and need less memory. Weights, loss and steps stay in float32.
+        compile: let `torch.compile` fuse the network; worth its minute on a GPU.
+        deterministic: only algorithms that give the same bits each time; slower on
+            a GPU. On a CPU a run is repeatable anyway, for a number of threads.
         seed: of the first weights, the tiles and the drop-out.
         held_out: numbers of the slices that training never sees; they are
             predicted after `watch_at` steps, to look at, and at the end.
@@ -52,7 +74,9 @@ class TrainConfig:
 
     base_channels: int = 64
     depth: int = 4
+    padding: str = "valid"
     dropout: float = 0.5
+    weighting: str = "map"
     w0: float = 10.0
     sigma: float = 5.0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -61,8 +85,12 @@ class TrainConfig:
     optimiser: str = "sgd"
     momentum: float = 0.99
     learning_rate: float = 1e-4
+    schedule: str = "linear"
     steps: int = 30_000
     average: float = 0.0
+    precision: str = "float32"
+    compile: bool = False
+    deterministic: bool = False
     seed: int = 0
     held_out: tuple[int, ...] = ()
     watch_at: tuple[int, ...] = ()
@@ -70,8 +98,11 @@ class TrainConfig:
     device: str | None = None
 
     def __post_init__(self):
-        if self.optimiser not in ("sgd", "adam"):
-            raise ValueError(f'optimiser: "sgd" or "adam", not {self.optimiser!r}.')
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, type(choices[0])) or value not in choices:
+                known = " or ".join(map(repr, choices))
+                raise ValueError(f"{name} must be {known}, not {value!r}.")
         for names, kind, least, below in RANGES:
             for name in names:
                 value = getattr(self, name)
@@ -103,6 +134,12 @@ class TrainConfig:
             raise ValueError(
                 f"augmentation must be an Augmentation, not {self.augmentation!r}."
             )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 - step / self.steps)
 
     @classmethod
     def from_dict(cls, fields: dict) -> "TrainConfig":

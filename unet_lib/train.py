@@ -1,27 +1,34 @@
-"""Training: the loss, the loop, checkpoints, the record (section 3).
+"""Training: the loop, with its checkpoints and its record (section 3).
 
 Built in chapter 5, *Training on a GPU*.
 """
 
 import dataclasses
 import json
+import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from unet_lib import checkpoint
+from unet_lib import checkpoint, parallel
 from unet_lib.augment import TileSampler
 from unet_lib.configuration import TrainConfig
+from unet_lib.loss import weighted_cross_entropy
 from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, save_network
+from unet_lib.parallel import best_device
 from unet_lib.predict import predict
+from unet_lib.watch import open_watchers
 from unet_lib.weights import weight_map
+
+__all__ = ["Run", "TrainConfig", "best_device", "fit", "weighted_cross_entropy"]
 
 LOG_EVERY = 50  # steps
 
@@ -34,71 +41,18 @@ class Run(NamedTuple):
     metrics: dict  # of the held-out slices; empty where there are none
 
 
-def weighted_cross_entropy(
-    scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """The paper's energy (equation 1) with its sign turned, per pixel.
-
-    E = sum over x of w(x) log p_label(x)(x), p the soft-max over the classes.
-    The mean over the pixels, not the sum, so that the learning rate does not
-    depend on the tile; not divided by the sum of the weights, so that a tile
-    with many borders counts for more. Computed in float32 or better.
-
-    Args:
-        scores: ``(batch, classes, height, width)``, float.
-        labels: ``(batch, height, width)``, int64.
-        weights: ``(batch, height, width)``, float, not negative.
-
-    Raises:
-        ValueError: for shapes that do not fit together or are empty, and other
-            types; on the CPU also for labels that are no class, and for weights
-            that are negative or not finite. A GPU would have to be waited for.
-    """
-    expected = (*scores.shape[:1], *scores.shape[2:])
-    fit_together = scores.ndim == 4 and labels.shape == weights.shape == expected
-    if not fit_together or scores.numel() == 0:
-        raise ValueError(
-            "Expected scores (batch, classes, height, width) and labels and weights "
-            "(batch, height, width) with at least one pixel, got "
-            f"{tuple(scores.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}."
-        )
-    if labels.dtype != torch.int64 or not scores.is_floating_point():
-        raise ValueError(
-            f"Expected scores of floats and labels of int64, got {scores.dtype} and "
-            f"{labels.dtype}."
-        )
-    if labels.device.type == "cpu":
-        low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"Expected labels from 0 to {classes - 1}, one of {classes} classes, "
-                f"got {low} to {high}; for 0 and 255 pass (labels > 0).long()."
-            )
-        # In these words NaN is refused too.
-        if not 0 <= weights.min() <= weights.max() < np.inf:
-            raise ValueError(
-                "Expected weights of 0 and above, finite, got "
-                f"{weights.min():g} to {weights.max():g}."
-            )
-    scores = scores.float() if scores.dtype.itemsize < 4 else scores
-    return (weights * F.cross_entropy(scores, labels, reduction="none")).mean()
-
-
-def best_device() -> str:
-    """``"cuda"``, else Apple's ``"mps"``, else ``"cpu"``."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def fit(
     config: TrainConfig,
     images: np.ndarray,
     labels: np.ndarray,
     folder: str | Path | None = None,
     progress: bool = True,
+    watchers: Iterable[str] = (),
 ) -> Run:
     """Train one network; with a folder, record the run and resume it there.
+
+    Under ``torchrun`` the processes share each step's tiles; the first one
+    writes, shows its progress and predicts the held-out slices.
 
     Args:
         config: what to do.
@@ -109,6 +63,7 @@ def fit(
             the end network.safetensors and metrics.json go. A run that was
             stopped goes on from its checkpoint. None keeps nothing.
         progress: show a bar with the loss.
+        watchers: of ``"tensorboard"`` and ``"wandb"``; see `watch`.
 
     Raises:
         ValueError: for stacks that do not fit together or are not as said
@@ -116,6 +71,8 @@ def fit(
             another run.
         FloatingPointError: when the loss or a held-out probability is no longer
             a number; the last checkpoint is whole.
+        MemoryError: when the GPU's memory does not hold a step.
+        OSError: when a file cannot be written; the last checkpoint is whole.
     """
     if not isinstance(config, TrainConfig):
         raise ValueError(
@@ -123,38 +80,73 @@ def fit(
             "TrainConfig.from_dict makes one of a dictionary."
         )
     images, labels = _checked(images, labels)
-    held_out = list(config.held_out)
-    training = [z for z in range(len(images)) if z not in set(held_out)]
-    if not training or not set(held_out) <= set(range(len(images))):
+    held_out, slices = set(config.held_out), set(range(len(images)))
+    if not held_out < slices:
         raise ValueError(
-            f"Cannot hold out slices {held_out} of {len(images)}: give numbers from 0 "
-            "to the last slice, and leave some to train on."
+            f"Cannot hold out slices {sorted(held_out)} of {len(slices)}: give numbers "
+            "from 0 to the last slice, and leave some to train on."
         )
-    device = _device(config.device or best_device())
+    processes = parallel.join(config.device, config.batch)
+    try:
+        with _engine(config):
+            return _fit(config, images, labels, folder, progress, watchers, processes)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"The memory of {processes.device} does not hold a step of {config.batch} "
+            f"tile(s) of {config.tile} pixels ({str(error).splitlines()[0]}). Take a "
+            f"smaller batch or tile ({_smaller_tiles(config)}), or "
+            'precision="bfloat16", in another folder. The last checkpoint is whole.'
+        ) from error
+    finally:
+        processes.leave()
+
+
+def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
+    held_out = list(config.held_out)
+    training = [z for z in range(len(images)) if z not in held_out]
+    device, writes = processes.device, folder is not None and processes.first
+    progress = progress and processes.first
     torch.manual_seed(config.seed)
     network = UNet(
-        base_channels=config.base_channels, depth=config.depth, dropout=config.dropout
+        base_channels=config.base_channels,
+        depth=config.depth,
+        padding=config.padding,
+        dropout=config.dropout,
     ).to(device, memory_format=torch.channels_last)
-    averaged = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(config.average)
-    ).eval()
+    averaged = network
+    if config.average:
+        averaging = get_ema_multi_avg_fn(config.average)
+        averaged = AveragedModel(network, multi_avg_fn=averaging).eval()
     optimiser = _optimiser(config, network)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     sampler = TileSampler(
         images[training],
         labels[training],
-        weight_map(labels[training], config.w0, config.sigma),
+        _weights(config, labels[training]),
         config.tile,
         network.output_size(config.tile),
         config.augmentation,
         config.seed,
         device,
     )
-    modules = {"network": network, "averaged": averaged}
+    modules = {"network": network}
+    if config.average:
+        modules["averaged"] = averaged
     step, history = 0, []
     if folder is not None:
         folder = Path(folder)
-        checkpoint.claim(folder, dataclasses.asdict(config))
-        step, history = checkpoint.load_checkpoint(folder, modules, optimiser)
+        if processes.first:
+            checkpoint.claim(folder, dataclasses.asdict(config))
+        processes.wait()
+        step, history = checkpoint.load_checkpoint(folder, modules, optimiser, scaler)
+    processes.check_same(step)
+    watching = []
+    if processes.first:
+        fields = dataclasses.asdict(config)
+        watching = open_watchers(watchers, folder, fields, step)
+    forward = processes.wrap(network)
+    if config.compile:
+        forward = torch.compile(forward, dynamic=False)
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
 
     losses: list[torch.Tensor] = []
@@ -163,48 +155,66 @@ def fit(
     while step < config.steps:
         # Tiles and drop-out depend on the seed and the step alone, so that a
         # resumed run goes on as if it had not been stopped.
-        torch.manual_seed(config.seed * 1_000_003 + step)
+        torch.manual_seed(config.seed * 1_000_003 + step + processes.rank * 10**12)
         tiles = range(step * config.batch, (step + 1) * config.batch)
-        image, label, weight = sampler.batch(tiles)
-        rate = config.learning_rate * (1 - step / config.steps)
+        image, label, weight = sampler.batch(processes.share(tiles))
+        rate = config.rate(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = weighted_cross_entropy(network(image), label, weight)
+        with _autocast(config, device):
+            scores = forward(image)
+        loss = weighted_cross_entropy(scores, label, weight)
         optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        averaged.update_parameters(network)
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        if config.average:
+            averaged.update_parameters(network)
         losses.append(loss.detach())
         step += 1
         bar.update()
+        if progress and len(losses) == step == 1 and device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device) / 2**30
+            bar.write(f"a step takes {peak:.1f} GiB of the GPU's memory")
 
         watch = bool(held_out) and step in config.watch_at
         save = step % config.save_every == 0 or step == config.steps
         if not (watch or save or step % LOG_EVERY == 0):
             continue
-        mean = float(torch.stack(losses).mean())  # the host waits for the device
+        # Here, and only here, the host waits for the device.
+        mean = float(processes.mean(torch.stack(losses).mean()))
         losses.clear()
         if not np.isfinite(mean):
             raise _diverged(f"The loss is {mean}", step, config)
         bar.set_postfix(loss=f"{mean:.3f}")
         row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
-        if watch:
+        if watch and processes.first:
             probabilities, curve = _evaluate(averaged, images, labels, step, config)
+            network.train()
             row["pixel_error"] = curve.value
             if progress:
                 bar.write(f"step {step}: held-out pixel error {curve.value:.4f}")
-            if folder is not None:
+            if writes:
                 picture = folder / "watched" / f"step-{step:06d}.png"
                 checkpoint.write_picture(picture, probabilities[0])
+            for watcher in watching:
+                watcher.picture(step, probabilities[0])
         row["seconds"] = time.perf_counter() - started
         history.append(row)
-        if folder is not None and save:
-            checkpoint.save_checkpoint(folder, step, history, modules, optimiser)
+        for watcher in watching:
+            watcher.row(row)
+        if writes and save:
+            checkpoint.save_checkpoint(
+                folder, step, history, modules, optimiser, scaler
+            )
             checkpoint.write_history(folder / "history.csv", history)
     bar.close()
+    for watcher in watching:
+        watcher.close()
 
+    trained = averaged.module if config.average else network
     metrics = {"steps": step, "seconds": history[-1]["seconds"]}
-    if held_out:
+    if held_out and processes.first:
         _, curve = _evaluate(averaged, images, labels, step, config)
         metrics |= {
             "held_out": held_out,
@@ -213,15 +223,52 @@ def fit(
             "thresholds": curve.thresholds.tolist(),
             "pixel_errors": curve.values.tolist(),
         }
-    if folder is not None:
+    if writes:
         # Once more: a run may have been stopped between its checkpoint and this.
         checkpoint.write_history(folder / "history.csv", history)
-        save_network(averaged.module, folder / "network.safetensors")
+        save_network(trained, folder / "network.safetensors")
         record = metrics | checkpoint.circumstances(device)
+        record["processes"] = processes.count
         checkpoint.write_text(
             folder / "metrics.json", json.dumps(record, indent=1) + "\n"
         )
-    return Run(averaged.module, history, metrics)
+    return Run(trained.eval(), history, metrics)
+
+
+@contextmanager
+def _engine(config: TrainConfig) -> Iterator[None]:
+    """PyTorch's settings for a run, put back after it."""
+    backend = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), backend.benchmark
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    # All tiles are of one size: let cuDNN try which algorithm is fastest for it.
+    backend.benchmark = not config.deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        backend.benchmark = before[1]
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The convolutions in the run's precision; the loss stays in float32."""
+    half = config.precision != "float32"
+    dtype = getattr(torch, config.precision) if half else None
+    return torch.autocast(device.type, dtype, enabled=half)
+
+
+def _weights(config: TrainConfig, labels: np.ndarray) -> np.ndarray:
+    if config.weighting == "none":
+        return np.ones(labels.shape, np.float32)
+    return weight_map(labels, config.w0, config.sigma)
+
+
+def _smaller_tiles(config: TrainConfig) -> str:
+    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
+    smaller = [n for n in sizes.valid_sizes(1, config.tile - 1)][::-4][:3]
+    return "such as " + ", ".join(map(str, smaller)) if smaller else "none is smaller"
 
 
 def _checked(images, labels) -> tuple[np.ndarray, np.ndarray]:
@@ -252,19 +299,8 @@ def _found(array: np.ndarray) -> str:
     return f"{array.dtype} from {array.min()} to {array.max()}"
 
 
-def _device(name: str) -> torch.device:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # of torch built without CUDA
-        raise ValueError(
-            f'device must be "cpu", or "cuda" or "mps" where there is one, or None '
-            f"for the fastest, not {name!r} ({str(error).splitlines()[0]})."
-        ) from error
-    return torch.device(name)
-
-
 def _evaluate(
-    averaged: AveragedModel,
+    averaged: UNet | AveragedModel,
     images: np.ndarray,
     labels: np.ndarray,
     step: int,
@@ -272,7 +308,8 @@ def _evaluate(
 ) -> tuple[np.ndarray, Curve]:
     """Probabilities of the held-out slices and their pixel error."""
     held_out = list(config.held_out)
-    probabilities = predict(averaged.module, images[held_out])
+    network = averaged.module if config.average else averaged
+    probabilities = predict(network, images[held_out])
     if not np.isfinite(probabilities).all():
         raise _diverged("The network's output is not a number", step, config)
     return probabilities, pixel_error(labels[held_out], probabilities)

@@ -1,0 +1,58 @@
+"""The loss: pixel-wise soft-max and cross-entropy, weighted (section 3, equation 1).
+
+Built in chapter 3, *Weight maps*, and chapter 5, *Training on a GPU*.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+def weighted_cross_entropy(
+    scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The paper's energy (equation 1) with its sign turned, per pixel.
+
+    E = sum over x of w(x) log p_label(x)(x), p the soft-max over the classes.
+    The mean over the pixels, not the sum, so that the learning rate does not
+    depend on the tile; not divided by the sum of the weights, so that a tile
+    with many borders counts for more. Computed in float32 or better.
+
+    Args:
+        scores: ``(batch, classes, height, width)``, float.
+        labels: ``(batch, height, width)``, int64.
+        weights: ``(batch, height, width)``, float, not negative.
+
+    Raises:
+        ValueError: for shapes that do not fit together or are empty, and other
+            types; on the CPU also for labels that are no class, and for weights
+            that are negative or not finite. A GPU would have to be waited for.
+    """
+    expected = (*scores.shape[:1], *scores.shape[2:])
+    fit_together = scores.ndim == 4 and labels.shape == weights.shape == expected
+    if not fit_together or scores.numel() == 0:
+        raise ValueError(
+            "Expected scores (batch, classes, height, width) and labels and weights "
+            "(batch, height, width) with at least one pixel, got "
+            f"{tuple(scores.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}."
+        )
+    if labels.dtype != torch.int64 or not scores.is_floating_point():
+        raise ValueError(
+            f"Expected scores of floats and labels of int64, got {scores.dtype} and "
+            f"{labels.dtype}."
+        )
+    if labels.device.type == "cpu":
+        low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"Expected labels from 0 to {classes - 1}, one of {classes} classes, "
+                f"got {low} to {high}; for 0 and 255 pass (labels > 0).long()."
+            )
+        # In these words NaN is refused too.
+        if not 0 <= weights.min() <= weights.max() < np.inf:
+            raise ValueError(
+                "Expected weights of 0 and above, finite, got "
+                f"{weights.min():g} to {weights.max():g}."
+            )
+    scores = scores.float() if scores.dtype.itemsize < 4 else scores
+    return (weights * F.cross_entropy(scores, labels, reduction="none")).mean()

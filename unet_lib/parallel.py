@@ -1,0 +1,114 @@
+"""Several processes that train one network: one for each GPU, on one or more machines.
+
+`torchrun` starts them and tells each its place in the environment. Each takes its
+share of a step's tiles, and PyTorch averages the gradients, so that all take the step
+that one process would take with all the tiles. Used in chapter 5, *Training on a GPU*.
+"""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Processes(NamedTuple):
+    """This process among those that train together."""
+
+    rank: int  # 0 writes and reports
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, tiles: range) -> range:
+        """The tiles of a step that this process takes."""
+        return tiles[self.rank :: self.count]
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The network, with gradients averaged over the processes."""
+        if self.count == 1:
+            return network
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=ids)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a value over the processes; all must ask for it."""
+        if self.count > 1:
+            distributed.all_reduce(value)
+            value = value / self.count
+        return value
+
+    def check_same(self, step: int) -> None:
+        """RuntimeError unless all processes are about to go on from one step."""
+        if self.count == 1:
+            return
+        steps = [torch.zeros_like(torch.tensor(step)) for _ in range(self.count)]
+        steps = [one.to(self.device) for one in steps]
+        distributed.all_gather(steps, torch.tensor(step, device=self.device))
+        found = [int(one) for one in steps]
+        if len(set(found)) > 1:
+            raise RuntimeError(
+                f"The processes would go on from steps {found}: all must see the run's "
+                "folder, so put it on a file system that the machines share."
+            )
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def leave(self) -> None:
+        if self.count > 1:
+            distributed.destroy_process_group()
+
+
+def join(device: str | None, batch: int) -> Processes:
+    """The processes that `torchrun` started, or this one alone.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None takes the fastest. Of
+            several GPUs each process takes the one of its number.
+        batch: tiles a step, to be shared out evenly.
+
+    Raises:
+        ValueError: for a device that is not there, and a batch that cannot be
+            shared out.
+    """
+    device = device or best_device()
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if batch % count:
+        raise ValueError(
+            f"A batch of {batch} cannot be shared by {count} processes: take a "
+            f"multiple, such as {count * max(1, round(batch / count))}."
+        )
+    if count > 1 and device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    place = _device(device)
+    if count == 1:
+        return Processes(0, 1, place)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return Processes(distributed.get_rank(), count, place)
+
+
+def best_device() -> str:
+    """``"cuda"``, else Apple's ``"mps"``, else ``"cpu"``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # of torch built without CUDA
+        raise ValueError(
+            f'device must be "cpu", or "cuda" or "mps" where there is one, or None '
+            f"for the fastest, not {name!r} ({str(error).splitlines()[0]})."
+        ) from error
+    return torch.device(name)
