@@ -73,7 +73,7 @@ def table() -> str:
             "|---|---|---|",
             *scores,
             "",
-            "The authors' figures are from Table 1 of the paper and the challenge's later",
+            "The authors' figures: Table 1 of the paper, and the challenge's later",
             f"ranking. Training: {run['date']}, commit `{run['commit']}`;",
             f"times of the rest: {times['date']}, without the first downloads.",
             "",
