@@ -227,6 +227,7 @@ class TileSampler:
         self.tile, self.output, self.seed = tile, output, seed
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
+        self.basis = _basis(tile).to(self.device)
         # One map a channel; a class number is exact in float32.
         self.maps = torch.stack(
             [
@@ -267,25 +268,27 @@ class TileSampler:
         draws = [self.draw(index) for index in indices]
         if not draws:
             raise ValueError("Expected at least one index, got none.")
-
-        def on_device(values: list) -> torch.Tensor:
-            return torch.from_numpy(np.float32(values)).to(self.device)
-
         motions = [_motion(draw, self.maps.shape[2:]) for draw in draws]
-        basis = _basis(self.tile).to(self.device)
-        places = basis @ on_device(motions) @ basis.T
+        places = self.basis @ self._on_device(np.float32(motions)) @ self.basis.T
         border = (self.tile - self.output) // 2
         middle = slice(border, border + self.output)
         inner = places[:, :, middle, middle]
 
-        maps = self.maps[[draw.slice for draw in draws]]
+        maps = self.maps[self._on_device(np.array([draw.slice for draw in draws]))]
         images = _read(maps[:, :1], places, "bilinear")
         labels = _read(maps[:, 1:2], inner, "nearest")[:, 0].long()
         weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
-        contrast = on_device([draw.contrast for draw in draws]).view(-1, 1, 1, 1)
-        brightness = on_device([draw.brightness for draw in draws]).view(-1, 1, 1, 1)
-        images.mul_(contrast).add_(0.5 - 0.5 * contrast + brightness)
-        return images, labels, weights
+        # c (v - 0.5) + 0.5 + b
+        grey = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
+        factor, addend = self._on_device(np.float32(grey)).T[:, :, None, None, None]
+        return images.mul_(factor).add_(addend), labels, weights
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            # Copied from pinned memory, the host need not wait for the device.
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 @lru_cache(maxsize=8)
