@@ -12,11 +12,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import binary_erosion
 from scipy.stats import entropy
 
-from unet_lib import metrics, topology
+from unet_lib import agreement, metrics, topology
+from unet_lib.agreement import f_score
 from unet_lib.data import synthetic_em
-from unet_lib.metrics import FIGURES, THRESHOLDS, evaluate, f_score, pixel_error
+from unet_lib.metrics import FIGURES, THRESHOLDS, evaluate, pixel_error
 
 GOLDEN = Path(__file__).parent / "metrics-golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
@@ -182,14 +184,14 @@ numbered = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
 @given(numbered)
 def test_pairs_equal_looking_at_each(cells):
     assume(cells[0].any())
-    found = metrics.pair_counts(metrics.overlaps(*cells))
+    found = agreement.pair_counts(agreement.overlaps(*cells))
     np.testing.assert_allclose(found, all_pairs(*cells), rtol=1e-12, atol=1e-9)
 
 
 @given(numbered)
 def test_information_equals_entropies(cells):
     assume(cells[0].any())
-    found = metrics.information_f(metrics.overlaps(*cells))
+    found = agreement.information_f(agreement.overlaps(*cells))
     of_a, of_b, shared = shared_information(*cells)
     if min(of_a, of_b) < 1e-9:
         assert found == pytest.approx(0, abs=1e-9)
@@ -205,12 +207,14 @@ def test_information_equals_entropies(cells):
 def test_numbering_does_not_matter(cells, of_labels, of_proposal):
     assume(cells[0].any())
     again = np.array([0, *of_labels])[cells[0]], np.array([0, *of_proposal])[cells[1]]
-    one, other = metrics.overlaps(*cells), metrics.overlaps(*again)
+    one, other = agreement.overlaps(*cells), agreement.overlaps(*again)
     np.testing.assert_allclose(
-        metrics.pair_counts(one), metrics.pair_counts(other), rtol=1e-12, atol=1e-9
+        agreement.pair_counts(one), agreement.pair_counts(other), rtol=1e-12, atol=1e-9
     )
     # Where nothing is shared rounding decides between 0/0 and about 0.
-    values = np.nan_to_num([metrics.information_f(one), metrics.information_f(other)])
+    values = np.nan_to_num(
+        [agreement.information_f(one), agreement.information_f(other)]
+    )
     assert values[0] == pytest.approx(values[1], abs=1e-9)
 
 
@@ -275,6 +279,18 @@ def test_width_of_borders():
     errors = [[one.rand_error, one.pixel_error] for one in scores]
     assert errors[0] == [0, 0]
     assert (np.diff(errors, axis=0) > 0.05).all()
+
+
+def test_width_of_borders_between_cells_of_all_sizes():
+    _, labels = synthetic_em(slices=1, size=256, seed=0)
+    scores = [
+        evaluate(labels[0], binary_erosion(labels[0], iterations=wider).astype(float))
+        for wider in (1, 2, 3)
+    ]
+    rand_errors = [score.rand_error for score in scores]
+    assert rand_errors[0] > 0.03
+    assert np.diff(rand_errors).min() > 0.03  # by each pixel of width
+    assert min(score.v_rand for score in scores) > 0.997
 
 
 def test_width_of_borders_as_the_plugin_has_it():

@@ -278,13 +278,11 @@ def run_predict(arguments):
     import tifffile
 
     from unet_lib.model import load_network
+    from unet_lib.parallel import best_device
     from unet_lib.predict import predict
-    from unet_lib.train import best_device
+    from unet_lib.tiff import read_tiff
 
-    try:
-        images = tifffile.imread(arguments.images)
-    except tifffile.TiffFileError as error:
-        raise ValueError(f"{arguments.images} is not a TIFF image: {error}.") from error
+    images = read_tiff(arguments.images)
     if np.issubdtype(images.dtype, np.unsignedinteger):
         images = images / np.float32(np.iinfo(images.dtype).max)
     elif images.min(initial=0) < 0 or images.max(initial=0) > 1:
