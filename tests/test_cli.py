@@ -1,6 +1,7 @@
 """The commands: exit codes, what they print, what they teach."""
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import tifffile
 
 from unet_lib import cli, data
+from unet_lib.augment import Augmentation
+from unet_lib.configuration import TrainConfig
 from unet_lib.metrics import evaluate
 from unet_lib.model import UNet, save_network
 from unet_lib.predict import predict
@@ -153,6 +156,28 @@ def test_train_refuses_a_wrong_configuration(fields, message, tmp_path, capsys):
     config.write_text(json.dumps(TINY | fields))
     assert cli.main(["train", str(tmp_path / "run"), "--config", str(config)]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small_stacks")
+def test_every_field_of_a_configuration_is_an_option(tmp_path, capsys):
+    assert cli.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for kind in (TrainConfig, Augmentation):
+        for field in dataclasses.fields(kind):
+            option = "--" + field.name.replace("_", "-")
+            assert option in text or field.name == "augmentation"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(TINY))
+    arguments = ["train", str(tmp_path / "run"), "--config", str(config)]
+    arguments += ["--steps", "1", "--no-rotation", "--schedule", "constant"]
+    assert cli.main([*arguments, "--held-out", "3", "4"]) == 0
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["steps"] == 1
+    assert recorded["schedule"] == "constant"
+    assert recorded["held_out"] == [3, 4]
+    assert recorded["augmentation"]["rotation"] is False
+    assert recorded["augmentation"]["deformation"] == 2.0  # as in the file
+    assert cli.main(["train", str(tmp_path), "--precision", "half"]) == 2
 
 
 @pytest.mark.parametrize("shape", [(30, 41), (2, 30, 41)])

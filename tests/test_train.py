@@ -559,3 +559,113 @@ def test_defaults_are_the_papers():
 
 def test_booleans_are_labels():
     same_run(run(config(steps=2)), run(config(steps=2), labels=LABELS > 0))
+
+
+# How it is computed.
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_follows_float32(precision):
+    """Over 50 steps, each loss within a twentieth."""
+    options = {"steps": 50, "save_every": 1, "held_out": (), "dropout": 0.0} | PLAIN
+    losses = [
+        [row["loss"] for row in run(config(**options, precision=kind)).history]
+        for kind in ("float32", precision)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_a_scaled_loss_is_resumed(tmp_path, monkeypatch):
+    half = config(precision="float16")
+    unstopped, save = run(half), checkpoint.save_checkpoint
+
+    def stops(folder, step, *rest):
+        save(folder, step, *rest)
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", stops)
+        with pytest.raises(Stopped):
+            run(half, tmp_path)
+    same_run(unstopped, run(half, tmp_path))
+
+
+def test_options_do_what_they_say(monkeypatch):
+    constant = run(config(schedule="constant"))
+    assert {row["learning_rate"] for row in constant.history} == {1e-2}
+    padded = run(config(padding="same", tile=24))
+    assert padded.network.padding == "same"
+    assert 0 < padded.metrics["pixel_error"] < 1
+    seen = []
+    sampler = train.TileSampler
+    monkeypatch.setattr(
+        train, "TileSampler", lambda *args: seen.append(args[2]) or sampler(*args)
+    )
+    run(config(weighting="none"))
+    assert (seen[0] == 1).all()
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda network, dynamic: compiled.append(dynamic) or network
+    )
+    same_run(run(config(compile=True)), run(config()))
+    assert compiled == [False]
+
+
+def test_deterministic_settings_are_put_back(monkeypatch):
+    settings_seen = []
+    loss = train.weighted_cross_entropy
+
+    def spy(*args):
+        settings_seen.append(torch.are_deterministic_algorithms_enabled())
+        if len(settings_seen) == 9:
+            raise Stopped
+        return loss(*args)
+
+    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    run(config(deterministic=True))
+    with pytest.raises(Stopped):
+        run(config(deterministic=True))
+    assert all(settings_seen)
+    after = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    assert after == before
+
+
+def test_too_little_memory_says_what_to_take(tmp_path, monkeypatch):
+    loss, calls = train.weighted_cross_entropy, []
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "weighted_cross_entropy", full)
+        with pytest.raises(MemoryError, match=rf"of {TILE} pixels .* such as \d+"):
+            run(config(), tmp_path)
+    assert stored(tmp_path)[0] == 3
+    same_run(run(config()), run(config(), tmp_path))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    save, calls = checkpoint.save_file, []
+
+    def full(tensors, path, metadata):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OSError, match=r"step 6 could not be .* make room"):
+            run(config(), tmp_path)
+    assert stored(tmp_path)[0] == 3
+    assert not list(tmp_path.glob(".checkpoint*"))
+    same_run(run(config()), run(config(), tmp_path))
