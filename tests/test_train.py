@@ -564,15 +564,18 @@ def test_booleans_are_labels():
 # How it is computed.
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_follows_float32(precision):
-    """Over 50 steps, each loss within a twentieth."""
+# Steps of float16 whose scaled gradients overflow are skipped, at first some.
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("bfloat16", 0.05), ("float16", 0.15)]
+)
+def test_half_precision_follows_float32(precision, tolerance):
+    """Over 50 steps, each loss within the tolerance."""
     options = {"steps": 50, "save_every": 1, "held_out": (), "dropout": 0.0} | PLAIN
     losses = [
         [row["loss"] for row in run(config(**options, precision=kind)).history]
         for kind in ("float32", precision)
     ]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
     assert losses[1] != losses[0]
 
 
