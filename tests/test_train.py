@@ -649,7 +649,7 @@ def test_too_little_memory_says_what_to_take(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "weighted_cross_entropy", full)
-        with pytest.raises(MemoryError, match=rf"of {TILE} pixels .* such as \d+"):
+        with pytest.raises(MemoryError, match=rf"of {TILE} pixels .*such as \d+"):
             run(config(), tmp_path)
     assert stored(tmp_path)[0] == 3
     same_run(run(config()), run(config(), tmp_path))
