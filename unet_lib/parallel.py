@@ -6,11 +6,15 @@ that one process would take with all the tiles. Used in chapter 5, *Training on 
 """
 
 import os
+from functools import cache
+from itertools import count as count_from
 from typing import NamedTuple
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+
+RUNS = count_from()  # of this process
 
 
 class Processes(NamedTuple):
@@ -43,7 +47,7 @@ class Processes(NamedTuple):
         return value
 
     def check_same(self, step: int) -> None:
-        """RuntimeError unless all processes are about to go on from one step."""
+        """OSError unless all processes are about to go on from one step."""
         if self.count == 1:
             return
         steps = [torch.zeros_like(torch.tensor(step)) for _ in range(self.count)]
@@ -51,7 +55,7 @@ class Processes(NamedTuple):
         distributed.all_gather(steps, torch.tensor(step, device=self.device))
         found = [int(one) for one in steps]
         if len(set(found)) > 1:
-            raise RuntimeError(
+            raise OSError(
                 f"The processes would go on from steps {found}: all must see the run's "
                 "folder, so put it on a file system that the machines share."
             )
@@ -92,8 +96,23 @@ def join(device: str | None, batch: int) -> Processes:
         return Processes(0, 1, place)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), count, place)
+    store, rank, _ = _meeting_point()
+    # A name of its own: addresses of a run before this one are still in the store,
+    # and to wait there for a process that has left would be for ever.
+    store = distributed.PrefixStore(f"run {next(RUNS)}", store)
+    distributed.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=count,
+    )
+    return Processes(rank, count, place)
+
+
+@cache
+def _meeting_point() -> tuple[distributed.Store, int, int]:
+    """Where the processes find one another, this one's rank, and their count."""
+    return next(distributed.rendezvous("env://"))
 
 
 def best_device() -> str:
@@ -106,7 +125,7 @@ def best_device() -> str:
 def _device(name: str) -> torch.device:
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # of torch built without CUDA
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f'device must be "cpu", or "cuda" or "mps" where there is one, or None '
             f"for the fastest, not {name!r} ({str(error).splitlines()[0]})."
