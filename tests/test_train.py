@@ -4,9 +4,12 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +213,8 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 import torch
+
+sys.modules["wandb"] = sys.modules["tensorboard"] = None  # not asked for: see watch
 from unet_lib import checkpoint
 from unet_lib.train import TrainConfig, fit
 
@@ -539,9 +544,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fails)
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(OSError, match=r"csv could not be written .* full.*room"):
             checkpoint.write_text(path, "new\n")
-        with pytest.raises(OSError, match="full"):
+        with pytest.raises(OSError, match=r"a\.png could not be written .* full"):
             checkpoint.write_picture(tmp_path / "a.png", np.zeros((3, 3)))
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
@@ -552,6 +557,8 @@ def test_defaults_are_the_papers():
     assert (defaults.base_channels, defaults.depth, defaults.tile) == (64, 4, 572)
     assert (defaults.optimiser, defaults.momentum, defaults.batch) == ("sgd", 0.99, 1)
     assert (defaults.w0, defaults.sigma, defaults.average) == (10, 5, 0)
+    assert (defaults.padding, defaults.weighting) == ("valid", "map")
+    assert (defaults.precision, defaults.compile) == ("float32", False)
     assert defaults.augmentation == Augmentation()
     assert defaults.augmentation.deformation == 10
     assert not defaults.augmentation.mirror
@@ -564,111 +571,220 @@ def test_booleans_are_labels():
 # How it is computed.
 
 
-# Steps of float16 whose scaled gradients overflow are skipped, at first some.
+def losses_of(**changes):
+    """The losses of 50 steps, with the same tiles for the same seed."""
+    plain = {"steps": 50, "save_every": 1, "held_out": (), "dropout": 0.0} | PLAIN
+    return np.array([row["loss"] for row in run(config(**plain | changes)).history])
+
+
+# A step of float16 whose scaled gradients overflow is skipped, at first some are.
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("bfloat16", 0.05), ("float16", 0.15)]
 )
 def test_half_precision_follows_float32(precision, tolerance):
     """Over 50 steps, each loss within the tolerance."""
-    options = {"steps": 50, "save_every": 1, "held_out": (), "dropout": 0.0} | PLAIN
-    losses = [
-        [row["loss"] for row in run(config(**options, precision=kind)).history]
-        for kind in ("float32", precision)
-    ]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
-    assert losses[1] != losses[0]
+    half, whole = losses_of(precision=precision), losses_of()
+    np.testing.assert_allclose(half, whole, rtol=tolerance)
+    assert (half != whole).any()
 
 
-def test_a_scaled_loss_is_resumed(tmp_path, monkeypatch):
-    half = config(precision="float16")
-    unstopped, save = run(half), checkpoint.save_checkpoint
+def test_a_compiled_run_follows_one_that_is_not(monkeypatch):
+    """Over 50 steps, traced only: to make C++ of it would take half a minute."""
+    compile, asked = torch.compile, []
 
-    def stops(folder, step, *rest):
-        save(folder, step, *rest)
-        raise Stopped
+    def traced(network, **options):
+        asked.append(options)
+        return compile(network, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    np.testing.assert_allclose(losses_of(compile=True), losses_of(), rtol=1e-5)
+    assert asked == [{"dynamic": False}]
+
+
+def test_a_compiled_run_is_resumed_watched_and_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = config(compile=True, watch_at=(2, 8))
+    unstopped = run(compiled, tmp_path / "unstopped")
+    stopped_at(3, compiled, tmp_path / "stopped", monkeypatch)
+    same_run(unstopped, run(compiled, tmp_path / "stopped"))
+    load_network(tmp_path / "stopped" / "network.safetensors")  # no wrapper's names
+
+
+def stopped_at(step, configuration, folder, monkeypatch):
+    """A run that is stopped once the checkpoint of that step is written."""
+    save = checkpoint.save_checkpoint
+
+    def stops(folder, at, *rest):
+        save(folder, at, *rest)
+        if at == step:
+            raise Stopped
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_checkpoint", stops)
         with pytest.raises(Stopped):
-            run(half, tmp_path)
-    same_run(unstopped, run(half, tmp_path))
+            run(configuration, folder)
 
 
-def test_options_do_what_they_say(monkeypatch):
-    constant = run(config(schedule="constant"))
-    assert {row["learning_rate"] for row in constant.history} == {1e-2}
-    padded = run(config(padding="same", tile=24))
+def test_a_scaled_loss_is_resumed(tmp_path, monkeypatch):
+    half = config(precision="float16", learning_rate=1e-4)
+    unstopped = run(half, tmp_path / "unstopped")
+    stopped_at(3, half, tmp_path / "stopped", monkeypatch)
+    with safe_open(tmp_path / "stopped" / checkpoint.CURRENT, framework="pt") as file:
+        scaler = json.loads(file.metadata()["scaler"])
+    # It is not what a new one would be: of three steps some were skipped or counted.
+    assert (scaler["scale"], scaler["_growth_tracker"]) != (2.0**16, 0)
+    same_run(unstopped, run(half, tmp_path / "stopped"))
+
+
+def test_the_schedule():
+    assert {
+        row["learning_rate"] for row in run(config(schedule="constant")).history
+    } == {1e-2}
+    falling = config(steps=10)
+    rates = [falling.rate(step) for step in range(11)]
+    np.testing.assert_allclose(rates, np.linspace(1e-2, 0, 11), atol=1e-18)
+
+
+def test_same_padding(tmp_path):
+    padded = run(config(padding="same", tile=24), tmp_path)
     assert padded.network.padding == "same"
+    assert load_network(tmp_path / "network.safetensors").padding == "same"
     assert 0 < padded.metrics["pixel_error"] < 1
-    seen = []
-    sampler = train.TileSampler
-    monkeypatch.setattr(
-        train, "TileSampler", lambda *args: seen.append(args[2]) or sampler(*args)
-    )
-    run(config(weighting="none"))
-    assert (seen[0] == 1).all()
-    compiled = []
-    monkeypatch.setattr(
-        torch, "compile", lambda network, dynamic: compiled.append(dynamic) or network
-    )
-    same_run(run(config(compile=True)), run(config()))
-    assert compiled == [False]
+    with pytest.raises(ValueError, match="23"):  # halved once, it must be even
+        run(config(padding="same", tile=23))
 
 
-def test_deterministic_settings_are_put_back(monkeypatch):
-    settings_seen = []
-    loss = train.weighted_cross_entropy
+def test_without_weights_each_pixel_counts_the_same(monkeypatch):
+    loss, given = train.weighted_cross_entropy, []
+
+    def spy(scores, labels, weights):
+        value = loss(scores, labels, weights)
+        unweighted = torch.nn.functional.cross_entropy(scores, labels)
+        # The deformation interpolates them, and so rounds.
+        given.append((abs(weights - 1).max(), abs(value - unweighted)))
+        return value
+
+    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+    plain = run(config(weighting="none", steps=2))
+    for weight, difference in given:
+        assert weight < 1e-5
+        assert difference < 1e-5
+    # What belongs to the weights then changes nothing.
+    same_run(plain, run(config(weighting="none", w0=3.0, sigma=2.0, steps=2)))
+    assert run(config(steps=2)).history[-1]["loss"] != plain.history[-1]["loss"]
+
+
+@pytest.mark.parametrize("mode", ["default", "warn", "error"])
+def test_deterministic_settings_are_put_back(monkeypatch, mode):
+    def settings():
+        return torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+
+    loss, seen = train.weighted_cross_entropy, []
 
     def spy(*args):
-        settings_seen.append(torch.are_deterministic_algorithms_enabled())
-        if len(settings_seen) == 9:
+        seen.append(settings())
+        if len(seen) == 19:
             raise Stopped
         return loss(*args)
 
     monkeypatch.setattr(train, "weighted_cross_entropy", spy)
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.backends.cudnn.benchmark,
-    )
-    run(config(deterministic=True))
-    with pytest.raises(Stopped):
-        run(config(deterministic=True))
-    assert all(settings_seen)
-    after = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    assert after == before
+    before = settings()
+    torch.set_deterministic_debug_mode(mode)
+    try:
+        given = settings()
+        same_run(run(config(deterministic=True)), run(config(deterministic=True)))
+        assert settings() == given
+        with pytest.raises(Stopped):
+            run(config(deterministic=True))
+        assert settings() == given
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+    assert len(seen) == 19
+    assert set(seen) == {(1, False)}  # only such algorithms, a warning for others
+
+
+# What does not fit.
 
 
 def test_too_little_memory_says_what_to_take(tmp_path, monkeypatch):
-    loss, calls = train.weighted_cross_entropy, []
+    forward, calls = UNet.forward, []
 
-    def full(*args):
+    def full(network, tiles):
         calls.append(1)
         if len(calls) == 5:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return loss(*args)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n5 GiB")
+        return forward(network, tiles)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "weighted_cross_entropy", full)
-        with pytest.raises(MemoryError, match=rf"of {TILE} pixels .*such as \d+"):
+        patch.setattr(UNet, "forward", full)
+        with pytest.raises(MemoryError) as caught:
             run(config(), tmp_path)
+    said = str(caught.value)
+    assert f"memory of cpu does not hold a step of 2 tile(s) of {TILE} pixels" in said
+    assert "The last checkpoint is whole." in said
+    legal = UNet(base_channels=1, depth=1)
+    named = re.search(r"such as ([\d, ]+)\)", said)[1].split(", ")
+    for size in map(int, named):
+        assert size < TILE
+        assert legal.output_size(size) > 0
     assert stored(tmp_path)[0] == 3
     same_run(run(config()), run(config(), tmp_path))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    save, calls = checkpoint.save_file, []
+def test_a_tile_that_none_is_smaller_than(monkeypatch):
+    def full(network, tiles):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def full(tensors, path, metadata):
-        calls.append(path)
-        if len(calls) == 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        save(tensors, path, metadata)
+    least = min(UNet(base_channels=1, depth=1).valid_sizes(1, TILE))
+    monkeypatch.setattr(UNet, "forward", full)
+    with pytest.raises(MemoryError, match=r"\(none is smaller\), or precision"):
+        run(config(tile=least))
 
+
+@contextmanager
+def no_room_beyond(size):
+    """Files of this process cannot grow beyond so many bytes."""
+    resource = pytest.importorskip("resource", reason="no limits on files here")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["checkpoint.safetensors", "history.csv", "step-000005.png", "network.safetensors"],
+)
+def test_a_full_disk_leaves_the_last_checkpoint(file, tmp_path, monkeypatch):
+    """Full, that is, from the writing of one file on, in the midst of it."""
+    names = {
+        "checkpoint.safetensors": (checkpoint, "save_file", 3),
+        "history.csv": (checkpoint, "write_history", 6),
+        "step-000005.png": (checkpoint, "imsave", 3),
+        "network.safetensors": (train, "save_network", 8),
+    }
+    module, name, last = names[file]
+    write, calls, left = getattr(module, name), [], []
+
+    def full(*args, **options):
+        calls.append(1)
+        if len(calls) == 1 and name != "save_network":
+            return write(*args, **options)
+        with no_room_beyond(100):
+            try:
+                return write(*args, **options)
+            finally:
+                left.extend(path.stat().st_size for path in tmp_path.rglob(".tmp*"))
+
+    watched = config(watch_at=(2, 5, 6))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(OSError, match=r"step 6 could not be .* make room"):
-            run(config(), tmp_path)
-    assert stored(tmp_path)[0] == 3
-    assert not list(tmp_path.glob(".checkpoint*"))
-    same_run(run(config()), run(config(), tmp_path))
+        patch.setattr(module, name, full)
+        with pytest.raises(OSError, match=rf"{file} could not be .* make room"):
+            run(watched, tmp_path)
+    assert stored(tmp_path)[0] == last
+    assert max(left, default=0) <= 100
+    assert not list(tmp_path.rglob(".*"))  # nothing half-written
+    same_run(run(watched), run(watched, tmp_path))
+    assert "\n8," in (tmp_path / "history.csv").read_text()

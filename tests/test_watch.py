@@ -1,6 +1,6 @@
 """Watching a run: TensorBoard read back, Weights & Biases by a stand-in for it."""
 
-import subprocess
+import csv
 import sys
 import types
 
@@ -8,77 +8,134 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unet_lib import train
 from unet_lib.data import synthetic_em
 from unet_lib.train import TrainConfig, fit
-from unet_lib.watch import open_watchers
+from unet_lib.watch import check_watchers, open_watchers
 
 IMAGES, LABELS = synthetic_em(slices=3, size=40, seed=1)
 CONFIG = TrainConfig(
     base_channels=1,
     depth=1,
     tile=24,
-    steps=4,
-    save_every=2,
+    steps=6,
+    save_every=3,
     held_out=(2,),
-    watch_at=(2,),
+    watch_at=(2, 5),
     device="cpu",
 )
 
 
-def test_tensorboard_has_the_history(tmp_path):
-    run = fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("tensorboard",))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+class Stopped(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.fixture
+def stops(monkeypatch):
+    """Rows at every step, and a run that stops in its sixth, after a checkpoint."""
+    loss, calls = train.weighted_cross_entropy, []
+
+    def spy(*args):
+        calls.append(1)
+        if len(calls) == 6:
+            raise Stopped
+        return loss(*args)
+
+    monkeypatch.setattr(train, "LOG_EVERY", 1)
+    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+
+
+def in_tensorboard(folder):
+    """Its event files: a dictionary of steps and values for each name."""
+    events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    scalars = events.Scalars("loss")
-    assert [one.step for one in scalars] == [row["step"] for row in run.history]
-    np.testing.assert_allclose(
-        [one.value for one in scalars], [row["loss"] for row in run.history], rtol=1e-6
-    )
-    assert [one.step for one in events.Scalars("pixel_error")] == [2]
-    assert [one.step for one in events.Images("held out")] == [2]
+    return {
+        name: [(one.step, one.value) for one in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }, [one.step for one in events.Images("held out")]
 
 
-def fake_wandb(monkeypatch):
-    """A module of that name which notes what it is told."""
+def in_history(folder):
+    """The same of history.csv."""
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        for name in rows[0]
+        if name != "step"
+    }
+
+
+@pytest.mark.usefixtures("stops")
+def test_tensorboard_has_the_history_and_no_step_twice(tmp_path):
+    with pytest.raises(Stopped):
+        fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("tensorboard",))
+    scalars, pictures = in_tensorboard(tmp_path)
+    assert [step for step, _ in scalars["loss"]] == [1, 2, 3, 4, 5]
+    assert pictures == [2, 5]
+    # It goes on from step 3, and so writes steps 4 and 5 once more.
+    fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("tensorboard",))
+    scalars, pictures = in_tensorboard(tmp_path)
+    assert [step for step, _ in scalars["loss"]] == [1, 2, 3, 4, 5, 6]
+    assert pictures == [2, 5]
+    history = in_history(tmp_path)
+    assert set(scalars) == set(history)
+    for name, values in history.items():
+        np.testing.assert_allclose(scalars[name], values, rtol=1e-6)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a module of the name of wandb is told."""
     told = []
     run = types.SimpleNamespace(
-        log=lambda numbers, step: told.append((step, sorted(numbers))),
-        finish=lambda: told.append("finished"),
+        log=lambda numbers, step: told.append((step, numbers)),
+        finish=lambda exit_code: told.append(exit_code),
     )
     module = types.ModuleType("wandb")
     module.init = lambda **options: told.append(options) or run
     module.Image = lambda pixels: pixels
     monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     return told
 
 
 @pytest.mark.parametrize("mode", [None, "online"])
-def test_wandb_is_off_line_unless_told(tmp_path, monkeypatch, mode):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+def test_wandb_is_off_line_unless_told(tmp_path, monkeypatch, told, mode):
     if mode:
         monkeypatch.setenv("WANDB_MODE", mode)
-    told = fake_wandb(monkeypatch)
-    fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("wandb",))
-    assert told[0]["mode"] == (mode or "offline")
-    assert told[0]["dir"] == tmp_path
-    assert told[0]["config"]["steps"] == 4
-    row = ["learning_rate", "loss", "seconds"]
-    assert told[1:] == [
-        (2, ["held out"]),
-        (2, sorted([*row, "pixel_error"])),
-        (4, row),
-        "finished",
-    ]
+    run = fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("wandb",))
+    start, *logged, end = told
+    assert start["mode"] == (mode or "offline")
+    assert start["dir"] == tmp_path
+    assert start["config"]["steps"] == 6
+    assert end == 0
+    rows = [{"step": step} | row for step, row in logged if "loss" in row]
+    assert rows == run.history
+    pictures = [(step, row["held out"]) for step, row in logged if "held out" in row]
+    assert [step for step, _ in pictures] == [2, 5]
+    assert pictures[0][1].shape == (40, 40)
+    steps = [step for step, _ in logged]
+    assert steps == sorted(steps)  # it drops what comes for an earlier step
 
 
-def test_neither_is_imported_unless_asked_for():
-    code = (
-        "import sys; sys.modules['wandb'] = sys.modules['tensorboard'] = None\n"
-        "from unet_lib import train\n"
-        "from unet_lib.watch import open_watchers\n"
-        "assert open_watchers((), None, {}, 0) == []"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.usefixtures("stops")
+def test_a_run_that_fails_ends_as_failed(tmp_path, told):
+    with pytest.raises(Stopped):
+        fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=("wandb",))
+    assert told[-1] == 1
+    # What comes next in the same process is a run of its own.
+    fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=["wandb", "wandb"])
+    assert told[-1] == 0
+    assert sum("mode" in one for one in told if isinstance(one, dict)) == 2
+
+
+def test_neither_is_imported_unless_asked_for(tmp_path, monkeypatch):
+    """By a run; that the modules do not, a process of its own shows in test_train."""
+    for name in ("wandb", "tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    fit(CONFIG, IMAGES, LABELS, tmp_path, progress=False)
+    assert not (tmp_path / "tensorboard").exists()
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -93,4 +150,8 @@ def test_refused(tmp_path):
     with pytest.raises(ValueError, match="of tensorboard, wandb, got 'paper'"):
         open_watchers(["paper"], tmp_path, {}, 0)
     with pytest.raises(ValueError, match="needs a folder"):
-        open_watchers("tensorboard", None, {}, 0)
+        check_watchers("tensorboard", None)
+    folder = tmp_path / "run"  # and before anything is written
+    with pytest.raises(ValueError, match="of tensorboard, wandb, got 'paper'"):
+        fit(CONFIG, IMAGES, LABELS, folder, False, watchers=("paper",))
+    assert not folder.exists()

@@ -10,12 +10,14 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from skimage.io import imsave
 
@@ -47,21 +49,10 @@ def save_checkpoint(
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     values = {"step": step, "history": history, "scaler": scaler.state_dict()}
     metadata = {name: json.dumps(value) for name, value in values.items()}
-    temporary = folder / ".checkpoint.tmp"  # one name: a killed save's is overwritten
-    try:
-        try:
-            save_file(tensors, temporary, metadata)
-        except Exception as error:  # safetensors' own error has no public base class
-            raise OSError(
-                f"The checkpoint of step {step} could not be written to {folder} "
-                f"({error}). The last one is whole: make room, and give the same "
-                "command again."
-            ) from error
+    with written(folder / CURRENT) as temporary:
+        save_file(tensors, temporary, metadata)
         if (folder / CURRENT).exists():
             os.replace(folder / CURRENT, folder / PREVIOUS)
-        os.replace(temporary, folder / CURRENT)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -154,14 +145,31 @@ def write_history(path: Path, history: list[dict]) -> None:
     write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` once all of it is written.
+
+    OSError if it cannot be; what `path` was before is then still whole.
+    """
+    # One name and not one for each process: what a killed one left is overwritten.
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} could not be written ({error}). What was written before is "
+            "whole: make room, or whatever else it wants, and give the same command "
+            "again."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all; OSError if it cannot be written."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_picture(path: Path, probabilities: np.ndarray) -> None:
@@ -177,13 +185,9 @@ def write_picture(path: Path, probabilities: np.ndarray) -> None:
     if not (low >= 0 and high <= 1):
         raise ValueError(f"Expected probabilities from 0 to 1, got {low} to {high}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
+    with written(path) as temporary:
         grey = np.round(255 * probabilities).astype(np.uint8)
         imsave(temporary, grey, check_contrast=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def circumstances(device: torch.device) -> dict:

@@ -14,7 +14,7 @@ from unet_lib.augment import Augmentation
 RANGES = (  # of the fields of a configuration: kind, least, and what it is below
     (("base_channels", "depth", "tile"), Integral, 1, np.inf),
     (("batch", "steps", "save_every"), Integral, 1, np.inf),
-    (("seed",), Integral, 0, np.inf),
+    (("seed",), Integral, 0, 2**32),
     (("dropout", "momentum", "average"), Real, 0, 1),
     (("learning_rate", "w0", "sigma"), Real, 0, np.inf),
 )

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, save_network
 from unet_lib.parallel import best_device
 from unet_lib.predict import predict
-from unet_lib.watch import open_watchers
+from unet_lib.watch import check_watchers, open_watchers
 from unet_lib.weights import weight_map
 
 __all__ = ["Run", "TrainConfig", "best_device", "fit", "weighted_cross_entropy"]
@@ -67,12 +67,14 @@ def fit(
 
     Raises:
         ValueError: for stacks that do not fit together or are not as said
-            above, held-out slices that do not exist, or a folder that holds
-            another run.
+            above, held-out slices that do not exist, watchers that are not
+            known, or a folder that holds another run.
+        ImportError: for a watcher that is not installed.
         FloatingPointError: when the loss or a held-out probability is no longer
             a number; the last checkpoint is whole.
         MemoryError: when the GPU's memory does not hold a step.
-        OSError: when a file cannot be written; the last checkpoint is whole.
+        OSError: when a file cannot be written, the last checkpoint is then
+            whole; when processes see different folders.
     """
     if not isinstance(config, TrainConfig):
         raise ValueError(
@@ -86,10 +88,14 @@ def fit(
             f"Cannot hold out slices {sorted(held_out)} of {len(slices)}: give numbers "
             "from 0 to the last slice, and leave some to train on."
         )
+    folder = None if folder is None else Path(folder)
+    watchers = check_watchers(watchers, folder)
     processes = parallel.join(config.device, config.batch)
     try:
-        with _engine(config):
-            return _fit(config, images, labels, folder, progress, watchers, processes)
+        with _engine(config), ExitStack() as ends:
+            return _fit(
+                config, images, labels, folder, progress, watchers, processes, ends
+            )
     except torch.OutOfMemoryError as error:
         raise MemoryError(
             f"The memory of {processes.device} does not hold a step of {config.batch} "
@@ -101,7 +107,7 @@ def fit(
         processes.leave()
 
 
-def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
+def _fit(config, images, labels, folder, progress, watchers, processes, ends) -> Run:
     held_out = list(config.held_out)
     training = [z for z in range(len(images)) if z not in held_out]
     device, writes = processes.device, folder is not None and processes.first
@@ -134,16 +140,22 @@ def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
         modules["averaged"] = averaged
     step, history = 0, []
     if folder is not None:
-        folder = Path(folder)
         if processes.first:
             checkpoint.claim(folder, dataclasses.asdict(config))
-        processes.wait()
-        step, history = checkpoint.load_checkpoint(folder, modules, optimiser, scaler)
+        # The first before the others: it puts a damaged checkpoint aside.
+        for turn in (True, False):
+            if processes.first == turn:
+                step, history = checkpoint.load_checkpoint(
+                    folder, modules, optimiser, scaler
+                )
+            processes.wait()
     processes.check_same(step)
     watching = []
     if processes.first:
         fields = dataclasses.asdict(config)
         watching = open_watchers(watchers, folder, fields, step)
+        for watcher in watching:
+            ends.enter_context(watcher)
     forward = processes.wrap(network)
     if config.compile:
         forward = torch.compile(forward, dynamic=False)
@@ -209,8 +221,6 @@ def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
             )
             checkpoint.write_history(folder / "history.csv", history)
     bar.close()
-    for watcher in watching:
-        watcher.close()
 
     trained = averaged.module if config.average else network
     metrics = {"steps": step, "seconds": history[-1]["seconds"]}
@@ -226,7 +236,8 @@ def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
     if writes:
         # Once more: a run may have been stopped between its checkpoint and this.
         checkpoint.write_history(folder / "history.csv", history)
-        save_network(trained, folder / "network.safetensors")
+        with checkpoint.written(folder / "network.safetensors") as temporary:
+            save_network(trained, temporary)
         record = metrics | checkpoint.circumstances(device)
         record["processes"] = processes.count
         checkpoint.write_text(
@@ -239,7 +250,7 @@ def _fit(config, images, labels, folder, progress, watchers, processes) -> Run:
 def _engine(config: TrainConfig) -> Iterator[None]:
     """PyTorch's settings for a run, put back after it."""
     backend = torch.backends.cudnn
-    before = torch.are_deterministic_algorithms_enabled(), backend.benchmark
+    before = torch.get_deterministic_debug_mode(), backend.benchmark
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -248,7 +259,7 @@ def _engine(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         backend.benchmark = before[1]
 
 

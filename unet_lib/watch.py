@@ -6,6 +6,7 @@ are imported only when a run asks for them. Used in chapter 5, *Training on a GP
 
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ def open_watchers(
 ) -> list["_TensorBoard | _WeightsAndBiases"]:
     """Start to watch a run with each of the named.
 
-    Each takes rows of the history, ``row(row)``, pictures of probabilities
-    ``(height, width)``, ``picture(step, probabilities)``, and at the end
-    ``close()``.
+    Each takes rows of the history, ``row(row)``, and pictures of probabilities
+    ``(height, width)``, ``picture(step, probabilities)``; it is a context manager,
+    and leaving it ends the watching.
 
     Args:
         names: of ``"tensorboard"`` and ``"wandb"``.
@@ -30,7 +31,13 @@ def open_watchers(
         ValueError: for another name, or a run without a folder.
         ImportError: for one that is not installed.
     """
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = check_watchers(names, folder)
+    return [WATCHERS[name](folder, fields, step) for name in names]
+
+
+def check_watchers(names: Iterable[str], folder: Path | None) -> tuple[str, ...]:
+    """The names, each once; ValueError for what `open_watchers` would refuse."""
+    names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     if unknown := sorted(set(names) - set(WATCHERS)):
         raise ValueError(
             f"Expected watchers of {', '.join(sorted(WATCHERS))}, got "
@@ -38,10 +45,10 @@ def open_watchers(
         )
     if names and folder is None:
         raise ValueError("A run that is watched needs a folder: give one.")
-    return [WATCHERS[name](folder, fields, step) for name in names]
+    return names
 
 
-class _TensorBoard:
+class _TensorBoard(AbstractContextManager):
     """Event files; look with ``tensorboard --logdir FOLDER``."""
 
     def __init__(self, folder: Path, fields: dict, step: int):
@@ -62,11 +69,11 @@ class _TensorBoard:
     def picture(self, step: int, probabilities: np.ndarray) -> None:
         self.writer.add_image("held out", probabilities, step, dataformats="HW")
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self.writer.close()
 
 
-class _WeightsAndBiases:
+class _WeightsAndBiases(AbstractContextManager):
     """A run of Weights & Biases, kept in the folder unless WANDB_MODE is "online".
 
     ``wandb sync`` sends it later.
@@ -95,8 +102,8 @@ class _WeightsAndBiases:
     def picture(self, step: int, probabilities: np.ndarray) -> None:
         self.run.log({"held out": self.wandb.Image(probabilities)}, step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.run.finish(exit_code=0 if kind is None else 1)
 
 
 WATCHERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
