@@ -2,8 +2,10 @@
 
 import ast
 import dataclasses
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from unet_lib import cli, data
+from unet_lib import cli, data, train
 from unet_lib.augment import Augmentation
 from unet_lib.configuration import TrainConfig
 from unet_lib.metrics import evaluate
@@ -143,29 +145,195 @@ def test_train_records_a_run_of_the_configuration(tmp_path, capsys):
 
 @pytest.mark.usefixtures("small_stacks")
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("text", "message"),
     [
-        ({"stepz": 5}, "stepz"),
-        ({"steps": 0}, "steps"),
-        ({"held_out": [30]}, "Cannot hold out"),
-        ({"tile": 25}, "nearest legal"),
+        (json.dumps(TINY | {"stepz": 5}), "config.json: Unknown field(s) stepz"),
+        (json.dumps(TINY | {"steps": 0}), "config.json: steps must be"),
+        (json.dumps(TINY | {"held_out": [30]}), "Cannot hold out"),
+        (json.dumps(TINY | {"tile": 25}), "nearest legal"),
+        (json.dumps(TINY | {"augmentation": None}), "Augmentation, got None"),
+        ("[1, 2]", "config.json: Expected a dictionary"),
+        ("{broken", "config.json: "),
+        (b"\xff", "config.json: "),
+        (None, "No such file"),
     ],
 )
-def test_train_refuses_a_wrong_configuration(fields, message, tmp_path, capsys):
+def test_train_refuses_a_wrong_configuration(text, message, tmp_path, capsys):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(TINY | fields))
-    assert cli.main(["train", str(tmp_path / "run"), "--config", str(config)]) == 1
-    assert message in capsys.readouterr().err
+    if text is not None:
+        config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for options in ([], ["--seed", "1", "--contrast", "0.1"]):
+        arguments = ["train", str(tmp_path / "run"), "--config", str(config)]
+        assert cli.main(arguments + options) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+# Each field of a configuration with a value that is not its default.
+OTHERS = {
+    "base_channels": 3,
+    "depth": 2,
+    "padding": "same",
+    "dropout": 0.25,
+    "weighting": "none",
+    "w0": 5.0,
+    "sigma": 4.0,
+    "tile": 28,
+    "batch": 2,
+    "optimiser": "adam",
+    "momentum": 0.5,
+    "learning_rate": 0.001,
+    "schedule": "constant",
+    "steps": 7,
+    "average": 0.5,
+    "precision": "bfloat16",
+    "compile": True,
+    "deterministic": True,
+    "seed": 3,
+    "held_out": (3, 4),
+    "watch_at": (1, 2),
+    "save_every": 9,
+    "device": "cpu",
+}
+TURNED = {
+    "deformation": 3.0,
+    "rotation": False,
+    "mirror": True,
+    "contrast": 0.125,
+    "brightness": 0.25,
+}
+
+
+def as_options(values):
+    """Fields as they are given on the command line."""
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        else:
+            yield f"--{option}"
+            yield from map(str, value if isinstance(value, tuple) else (value,))
+
+
+@pytest.fixture
+def asked(monkeypatch, small_stacks):
+    """What `unet-lib train` asks `fit` for."""
+    asked = []
+
+    def fit(config, images, labels, folder, watchers):
+        asked.append((config, folder, watchers))
+        return train.Run(None, [], {})
+
+    monkeypatch.setattr(train, "fit", fit)
+    return asked
+
+
+def test_options_are_a_configuration(asked, tmp_path):
+    assert cli.main(["train", "run"]) == 0
+    assert asked.pop() == (TrainConfig(), "run", [])  # the paper's
+    wanted = TrainConfig(**OTHERS, augmentation=Augmentation(**TURNED))
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert {*OTHERS, "augmentation"} == names
+    for kind, given in ((TrainConfig, OTHERS), (Augmentation, TURNED)):
+        for field in dataclasses.fields(kind):
+            assert given.get(field.name, None) != field.default, field.name
+    options = [*as_options(OTHERS | TURNED), "--watch", "wandb"]
+    assert cli.main(["train", "run", *options]) == 0
+    assert asked.pop() == (wanted, "run", ["wandb"])
+    # One at a time over a file of the others, and back over a file of the defaults.
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(dataclasses.asdict(TrainConfig())))
+    for name, value in (OTHERS | TURNED).items():
+        arguments = ["train", "run", "--config", str(config)]
+        assert cli.main([*arguments, *as_options({name: value})]) == 0
+        changed = {name: value}
+        if name in TURNED:
+            changed = {"augmentation": Augmentation(**changed)}
+        assert asked.pop()[0] == TrainConfig(**changed)
+    config.write_text(json.dumps(dataclasses.asdict(wanted)))
+    arguments = ["train", "run", "--config", str(config), "--fold", "1"]
+    assert cli.main([*arguments, "--no-compile", "--rotation", "--watch-at"]) == 0
+    turned = Augmentation(**TURNED | {"rotation": True})
+    changes = {"compile": False, "watch_at": (), "augmentation": turned}
+    expected = dataclasses.replace(wanted, **changes, held_out=(0, 1, 2, 3, 4, 5))
+    assert asked.pop()[0] == expected
+
+
+def test_every_field_is_explained(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out.partition("the run:")[2]
+    text = " " + " ".join(text.split())
+    for kind, others in ((TrainConfig, OTHERS), (Augmentation, TURNED)):
+        said = inspect.getdoc(kind).partition("Args:")[2]
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"^    {field.name}: \S", said, re.M), field.name
+            if field.name in others:
+                option = field.name.replace("_", "-")
+                shown = re.split(rf" --{option}[ ,]", text)[1]
+                assert f"(default: {field.default})" in shown, field.name
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--precision", "half"], 2, "argument --precision: invalid choice: 'half'"),
+        (["--steps", "many"], 2, "argument --steps: invalid int value: 'many'"),
+        (["--w0"], 2, "argument --w0: expected one argument"),
+        (["--watch", "paper"], 2, "argument --watch: invalid choice"),
+        (["--fold", "6"], 2, "argument --fold: invalid choice"),
+        (["--stepz", "5"], 2, "unrecognized arguments: --stepz"),
+        (["--steps", "0"], 1, "steps must be an integer from 1 on, not 0"),
+        (["--momentum", "1"], 1, "momentum must be a number from 0 to below 1"),
+        (["--contrast", "-1"], 1, "contrast must be a number from 0 on"),
+        (["--device", "gpu"], 1, "device must be"),
+        (["--fold", "1", "--held-out", "3"], 1, "--fold and --held-out both"),
+    ],
+)
+@pytest.mark.usefixtures("small_stacks")
+def test_train_refuses_a_wrong_option(options, code, message, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert cli.main(["train", str(folder), *options]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("unet-lib: " if code == 1 else "usage: ")
+    assert captured.out == ""
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ValueError,
+        OSError,
+        FloatingPointError,
+        ImportError,
+        MemoryError,
+    ],
+)
+@pytest.mark.usefixtures("small_stacks")
+def test_what_ends_a_run_is_said_in_one_line(problem, monkeypatch, capsys):
+    def fit(*args, **options):
+        raise problem("take a smaller tile")
+
+    monkeypatch.setattr(train, "fit", fit)
+    assert cli.main(["train", "run"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "unet-lib: take a smaller tile\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("rank", [None, "0", "1"])
+def test_of_several_processes_the_first_reports(rank, asked, monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    assert cli.main(["train", "run"]) == 0
+    reported = "" if rank == "1" else "Recorded in run.\n"
+    assert capsys.readouterr().out == reported
 
 
 @pytest.mark.usefixtures("small_stacks")
-def test_every_field_of_a_configuration_is_an_option(tmp_path, capsys):
-    assert cli.main(["train", "--help"]) == 0
-    text = capsys.readouterr().out
-    for kind in (TrainConfig, Augmentation):
-        for field in dataclasses.fields(kind):
-            option = "--" + field.name.replace("_", "-")
-            assert option in text or field.name == "augmentation"
+def test_a_run_of_a_file_and_options(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY))
     arguments = ["train", str(tmp_path / "run"), "--config", str(config)]
@@ -177,7 +345,6 @@ def test_every_field_of_a_configuration_is_an_option(tmp_path, capsys):
     assert recorded["held_out"] == [3, 4]
     assert recorded["augmentation"]["rotation"] is False
     assert recorded["augmentation"]["deformation"] == 2.0  # as in the file
-    assert cli.main(["train", str(tmp_path), "--precision", "half"]) == 2
 
 
 @pytest.mark.parametrize("shape", [(30, 41), (2, 30, 41)])

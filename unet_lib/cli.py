@@ -204,20 +204,24 @@ def run_train(arguments):
     from unet_lib.augment import Augmentation
     from unet_lib.train import TrainConfig, fit
 
-    fields = {}
-    if arguments.config:
-        fields = json.loads(Path(arguments.config).read_text(encoding="utf-8"))
     given = vars(arguments)
-    turns = {f.name for f in dataclasses.fields(Augmentation)} & set(given)
-    if turns:
-        fields["augmentation"] = fields.get("augmentation", {}) | {
-            name: given[name] for name in turns
-        }
-    known = {f.name for f in dataclasses.fields(TrainConfig)} & set(given)
-    config = TrainConfig.from_dict(fields | {name: given[name] for name in known})
+    if arguments.fold and "held_out" in given:
+        raise ValueError("--fold and --held-out both name slices: give one of them.")
+    config = TrainConfig()
+    if arguments.config:
+        text = Path(arguments.config).read_bytes()
+        try:
+            config = TrainConfig.from_dict(json.loads(text))
+        except ValueError as error:
+            raise ValueError(f"{arguments.config}: {error}") from error
+    changed = [
+        {f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given}
+        for kind in (TrainConfig, Augmentation)
+    ]
     if arguments.fold:
-        _, held_out = data.folds()[arguments.fold - 1]
-        config = dataclasses.replace(config, held_out=tuple(map(int, held_out)))
+        _, changed[0]["held_out"] = data.folds()[arguments.fold - 1]
+    turned = dataclasses.replace(config.augmentation, **changed[1])
+    config = dataclasses.replace(config, **changed[0], augmentation=turned)
     stacks = data.load_isbi2012(arguments.data)
     run = fit(
         config,
