@@ -270,7 +270,8 @@ def test_every_field_is_explained(capsys):
             if field.name in others:
                 option = field.name.replace("_", "-")
                 shown = re.split(rf" --{option}[ ,]", text)[1]
-                assert f"(default: {field.default})" in shown, field.name
+                default = shown.partition("(default: ")[2]
+                assert default.startswith(f"{field.default})"), field.name
 
 
 @pytest.mark.parametrize(
