@@ -1,8 +1,6 @@
 """What a training run writes: checkpoints to go on from, and its record.
 
-Files are written to a temporary name and renamed, so that a run that is killed
-leaves none half-written. Nothing in them is pickled. Used in chapter 5,
-*Training on a GPU*.
+Nothing in the files is pickled. Used in chapter 5, *Training on a GPU*.
 """
 
 import json
@@ -10,16 +8,16 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from skimage.io import imsave
+
+from unet_lib.files import write_text, written
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 
@@ -113,29 +111,36 @@ def load_checkpoint(
     return 0, []
 
 
+def differences(path: Path, fields: dict) -> list[str]:
+    """The fields in which a run's config.json is of another run than `fields` ask.
+
+    ValueError for a file that is no run's.
+    """
+    # Where it runs and how often one looks do not make it another run.
+    free = {"device", "watch_at", "save_every"}
+    wanted = json.loads(json.dumps(fields))
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a run's configuration ({error}). Take another folder."
+        ) from error
+    keys = (set(wanted) | set(found)) - free
+    return sorted(key for key in keys if wanted.get(key) != found.get(key))
+
+
 def claim(folder: Path, fields: dict) -> None:
     """Write a run's config.json, or check that the folder holds this very run."""
-    # Where it runs and how often one looks do not make it another run.
-    free = ("device", "watch_at", "save_every")
-    wanted = json.loads(json.dumps(fields))
     path = folder / "config.json"
     if path.exists():
-        try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{path} is not a run's configuration ({error}). Take another folder."
-            ) from error
-        keys = (set(wanted) | set(found)) - set(free)
-        unlike = sorted(key for key in keys if wanted.get(key) != found.get(key))
-        if unlike:
+        if unlike := differences(path, fields):
             raise ValueError(
                 f"{folder} holds another run: {', '.join(unlike)} differ(s). Take "
                 "another folder, or the same configuration to go on with that run."
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(wanted, indent=1) + "\n")
+    write_text(path, json.dumps(fields, indent=1) + "\n")
 
 
 def write_history(path: Path, history: list[dict]) -> None:
@@ -143,33 +148,6 @@ def write_history(path: Path, history: list[dict]) -> None:
     columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
     rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
     write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` once all of it is written.
-
-    OSError if it cannot be; what `path` was before is then still whole.
-    """
-    # One name and not one for each process: what a killed one left is overwritten.
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{path} could not be written ({error}). What was written before is "
-            "whole: make room, or whatever else it wants, and give the same command "
-            "again."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; OSError if it cannot be written."""
-    with written(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def write_picture(path: Path, probabilities: np.ndarray) -> None:

@@ -20,6 +20,7 @@ def main(argv=None):
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     add_data(subparsers)
     add_train(subparsers, with_fields=argv[:1] == ["train"])
+    add_experiments(subparsers)
     add_predict(subparsers)
     add_evaluate(subparsers)
     try:
@@ -239,6 +240,64 @@ def run_train(arguments):
     return 0
 
 
+def add_experiments(subparsers):
+    """Describe `unet-lib experiments`."""
+    parser = subparsers.add_parser(
+        "experiments",
+        help="make and record the runs of a table; list what is there",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Train, score and record, one after the other, the runs of TABLE that are\n"
+            "not recorded yet; a run that was stopped goes on. A record is a folder\n"
+            "SCALE/VARIANT/FOLD-SEED beside the table. Networks and checkpoints stay\n"
+            "in --work. Give the command twice, and two processes share the runs out.\n"
+            "\n"
+            "A run of fold 0 trains on all slices and predicts the test stack, as\n"
+            "the challenge asked: test-probabilities.tif in its folder of --work. It\n"
+            "is scored once where test-labels.tif is among the data."
+        ),
+        epilog=(
+            "example: what is there and what is not\n"
+            "  unet-lib experiments results/experiments.toml --list\n"
+            "\n"
+            "example: the paper's network on the test stack\n"
+            "  unet-lib experiments results/experiments.toml --only 'full/recipe/0-0'"
+        ),
+    )
+    parser.add_argument("table", metavar="TABLE", help="TOML file, as the book's")
+    parser.add_argument("--list", action="store_true", help="train nothing, list")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        default="*",
+        help="runs with such names, such as 'quarter/recipe/*' (default: all)",
+    )
+    parser.add_argument("--work", default="runs", help="(default: %(default)s)")
+    parser.add_argument("--data", help="the folder that holds the stacks")
+    parser.set_defaults(run=run_experiments)
+
+
+def run_experiments(arguments):
+    """Make the missing runs of a table, or list all of them with their state."""
+    from fnmatch import fnmatch
+    from pathlib import Path
+
+    from unet_lib import data
+    from unet_lib.experiments import read_table, run_table, state
+
+    experiments = read_table(arguments.table)
+    work, results = Path(arguments.work), Path(arguments.table).parent
+    if arguments.list:
+        for one in experiments:
+            if fnmatch(one.name, arguments.only):
+                print(f"{one.name:<32}{state(one, work, results)}")
+        return 0
+    stacks = data.load_isbi2012(arguments.data)
+    made = run_table(experiments, stacks, work, results, arguments.only)
+    print(f"{len(made)} run(s) made and recorded in {results}.")
+    return 0
+
+
 def add_predict(subparsers):
     """Describe `unet-lib predict`."""
     parser = subparsers.add_parser(
@@ -275,16 +334,12 @@ def add_predict(subparsers):
 
 def run_predict(arguments):
     """Predict a TIFF stack, and write the result whole or not at all."""
-    import os
-    from pathlib import Path
-
     import numpy as np
-    import tifffile
 
     from unet_lib.model import load_network
     from unet_lib.parallel import best_device
     from unet_lib.predict import predict
-    from unet_lib.tiff import read_tiff
+    from unet_lib.tiff import read_tiff, write_tiff
 
     images = read_tiff(arguments.images)
     if np.issubdtype(images.dtype, np.unsignedinteger):
@@ -296,16 +351,10 @@ def run_predict(arguments):
         )
     network = load_network(arguments.network, best_device())
     probabilities = predict(network, images, versions=arguments.versions, progress=True)
-    output = Path(arguments.output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        classes = "C" if network.arguments["num_classes"] > 2 else ""
-        axes = "Z" * (probabilities.ndim - 2 - len(classes)) + classes + "YX"
-        tifffile.imwrite(temporary, probabilities, imagej=True, metadata={"axes": axes})
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(f"Probabilities of cell written to {output}.")
+    classes = "C" if network.arguments["num_classes"] > 2 else ""
+    slices = "Z" * (probabilities.ndim - 2 - len(classes))
+    write_tiff(arguments.output, probabilities, slices + classes + "YX")
+    print(f"Probabilities of cell written to {arguments.output}.")
     return 0
 
 

@@ -20,6 +20,7 @@ RANGES = (  # of the fields of a configuration: kind, least, and what it is belo
 )
 CHOICES = {
     "padding": ("valid", "same"),
+    "batch_norm": (False, True),
     "weighting": ("map", "none"),
     "optimiser": ("sgd", "adam"),
     "schedule": ("linear", "constant"),
@@ -39,6 +40,7 @@ class TrainConfig:
         padding: of the network's convolutions: ``"valid"``, the paper's, or
             ``"same"``, a deviation.
         dropout: rate at the end of the contracting path. Paper: not stated.
+        batch_norm: normalise after each 3x3 convolution; a deviation.
         weighting: ``"map"``, the paper's weights, or ``"none"``, a deviation: each
             pixel counts the same.
         w0: height of the weight map's border term; 0 leaves the class balance.
@@ -76,6 +78,7 @@ class TrainConfig:
     depth: int = 4
     padding: str = "valid"
     dropout: float = 0.5
+    batch_norm: bool = False
     weighting: str = "map"
     w0: float = 10.0
     sigma: float = 5.0

@@ -5,7 +5,6 @@ Built in chapter 2, *Architecture*.
 
 import json
 import math
-import os
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from unet_lib.files import written
 
 
 class UNet(nn.Module):
@@ -35,6 +36,8 @@ class UNet(nn.Module):
         dropout: the rate of drop-out at the end of the contracting path, that
             is after its last two levels, as in the authors' released network.
             The paper states no rate; 0.5 is that network's.
+        batch_norm: whether a batch normalisation stands between each 3x3
+            convolution and its ReLU, a deviation that most replications take.
 
     Raises:
         ValueError: for arguments out of range, and by ``forward`` for an
@@ -49,6 +52,7 @@ class UNet(nn.Module):
         depth: int = 4,
         padding: str = "valid",
         dropout: float = 0.5,
+        batch_norm: bool = False,
     ):
         super().__init__()
         numbers = {
@@ -64,16 +68,19 @@ class UNet(nn.Module):
             raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
         if not isinstance(dropout, Real) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
+        if not isinstance(batch_norm, bool):
+            raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}.")
         # Plain numbers, since `save_network` writes them as JSON.
         self.arguments = {name: int(value) for name, value in numbers.items()}
         self.arguments |= {"padding": padding, "dropout": float(dropout)}
+        self.arguments |= {"batch_norm": batch_norm}
         in_channels, num_classes, base_channels, depth = map(int, numbers.values())
         self.depth = depth
         self.padding = padding
 
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.contracting = nn.ModuleList(
-            _two_convolutions(before, after, padding)
+            _two_convolutions(before, after, padding, batch_norm)
             for before, after in zip([in_channels, *widths], widths, strict=False)
         )
         self.pool = nn.MaxPool2d(2)
@@ -83,7 +90,7 @@ class UNet(nn.Module):
             for width in reversed(widths[:-1])
         )
         self.expanding = nn.ModuleList(
-            _two_convolutions(2 * width, width, padding)
+            _two_convolutions(2 * width, width, padding, batch_norm)
             for width in reversed(widths[:-1])
         )
         self.classify = nn.Conv2d(base_channels, num_classes, kernel_size=1)
@@ -192,14 +199,17 @@ class UNet(nn.Module):
         return size
 
 
-def _two_convolutions(before: int, after: int, padding: str) -> nn.Sequential:
+def _two_convolutions(
+    before: int, after: int, padding: str, batch_norm: bool
+) -> nn.Sequential:
     """Two 3x3 convolutions, each with a ReLU: one level of either path."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, kernel_size=3, padding=padding),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(after, after, kernel_size=3, padding=padding),
-        nn.ReLU(inplace=True),
-    )
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        layers.append(nn.Conv2d(channels, after, kernel_size=3, padding=padding))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(after))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
 
 
 def _check_whole(size: int) -> None:
@@ -276,16 +286,14 @@ def save_network(
         )
     path = Path(path)
     tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else None)
+        .contiguous()
         for name, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as temporary:
         save_file(tensors, temporary, {"unet": json.dumps(network.arguments)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
@@ -302,7 +310,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
         with safe_open(path, framework="pt") as file:
             arguments = json.loads((file.metadata() or {})["unet"])
             names = list(file.keys())
-            tensors = {name: file.get_tensor(name).float() for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
         network = UNet(**arguments)
         network.load_state_dict(tensors)
     except Exception as error:  # safetensors' own error has no public base class

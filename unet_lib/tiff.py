@@ -1,7 +1,11 @@
-"""Reading TIFF stacks as Fiji, tifffile and others write them."""
+"""TIFF stacks: read as Fiji, tifffile and others write them, written for Fiji."""
+
+from pathlib import Path
 
 import numpy as np
 import tifffile
+
+from unet_lib.files import written
 
 
 def read_tiff(path) -> np.ndarray:
@@ -41,6 +45,29 @@ def read_tiff(path) -> np.ndarray:
         f"{' and so on' if len(parts) > 4 else ''}: expected one. Save the one you "
         "mean by itself."
     )
+
+
+def write_tiff(path: str | Path, pixels: np.ndarray, axes: str) -> None:
+    """Write an image or a stack as a TIFF that Fiji opens with its axes right.
+
+    Args:
+        path: of the file; it is there whole in the end, or not at all.
+        pixels: float32, what `predict.predict` gives and the challenge asked for.
+        axes: one letter for each axis: ``"YX"``, ``"ZYX"`` for slices,
+            ``"CYX"`` or ``"ZCYX"`` for several classes.
+
+    Raises:
+        ValueError: for another type, or axes that do not fit the shape.
+        OSError: if the file cannot be written.
+    """
+    known = ("YX", "ZYX", "CYX", "ZCYX")
+    if pixels.dtype != np.float32 or pixels.ndim != len(axes) or axes not in known:
+        raise ValueError(
+            f"Expected float32 pixels with axes of {', '.join(known)}, got "
+            f"{pixels.dtype} of shape {pixels.shape} and {axes!r}."
+        )
+    with written(Path(path)) as temporary:
+        tifffile.imwrite(temporary, pixels, imagej=True, metadata={"axes": axes})
 
 
 def _pixels(series) -> np.ndarray:

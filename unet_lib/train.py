@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from unet_lib import checkpoint, parallel
 from unet_lib.augment import TileSampler
 from unet_lib.configuration import TrainConfig
+from unet_lib.files import write_text
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, save_network
@@ -118,11 +119,14 @@ def _fit(config, images, labels, folder, progress, watchers, processes, ends) ->
         depth=config.depth,
         padding=config.padding,
         dropout=config.dropout,
+        batch_norm=config.batch_norm,
     ).to(device, memory_format=torch.channels_last)
     averaged = network
     if config.average:
         averaging = get_ema_multi_avg_fn(config.average)
-        averaged = AveragedModel(network, multi_avg_fn=averaging).eval()
+        # With the buffers: a batch normalisation's statistics are of its weights.
+        averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+        averaged.eval()
     optimiser = _optimiser(config, network)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     sampler = TileSampler(
@@ -236,13 +240,10 @@ def _fit(config, images, labels, folder, progress, watchers, processes, ends) ->
     if writes:
         # Once more: a run may have been stopped between its checkpoint and this.
         checkpoint.write_history(folder / "history.csv", history)
-        with checkpoint.written(folder / "network.safetensors") as temporary:
-            save_network(trained, temporary)
+        save_network(trained, folder / "network.safetensors")
         record = metrics | checkpoint.circumstances(device)
         record["processes"] = processes.count
-        checkpoint.write_text(
-            folder / "metrics.json", json.dumps(record, indent=1) + "\n"
-        )
+        write_text(folder / "metrics.json", json.dumps(record, indent=1) + "\n")
     return Run(trained.eval(), history, metrics)
 
 

@@ -1,0 +1,250 @@
+"""Experiments: runs asked for in one table, made one by one, and recorded.
+
+A table is a TOML file such as the book's, results/experiments.toml. Its `[scales]`
+say what all runs of a size share, its `[variants]` what each changes, as fields of
+`TrainConfig`; each `[[runs]]` names variants to be trained at a scale over folds and
+with seeds, in the order in which they are made. Used in chapter 8, *Results*.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from skimage.io import imsave
+
+from unet_lib import data
+from unet_lib.checkpoint import CURRENT, differences
+from unet_lib.configuration import TrainConfig
+from unet_lib.files import write_text
+from unet_lib.metrics import evaluate
+from unet_lib.predict import predict
+from unet_lib.tiff import write_tiff
+from unet_lib.train import fit
+
+FOLDS = 5
+VERSIONS = (1, 7, 8)  # of a slice, averaged over in prediction; each is scored
+FIXED = 0.5  # threshold of the recorded masks, and of the figures beside the best
+
+
+class Experiment(NamedTuple):
+    """One run of a table."""
+
+    scale: str
+    variant: str
+    fold: int  # 1 to 5 is held out; 0 trains on all slices, for the test stack
+    seed: int
+    versions: int  # that the variant averages over, of `VERSIONS`
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Of its folder: scale/variant/fold-seed."""
+        return f"{self.scale}/{self.variant}/{self.fold}-{self.seed}"
+
+
+def read_table(path: str | Path, slices: int = 30) -> list[Experiment]:
+    """The runs that a table asks for, in its order, each once.
+
+    Args:
+        path: of the TOML file.
+        slices: of the training stack, for its `FOLDS` contiguous blocks.
+
+    Raises:
+        ValueError: for a file that is no such table, naming the place.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        rows = [
+            (run["scale"], variant, fold, seed)
+            for run in table["runs"]
+            for seed, variant, fold in product(
+                run["seeds"], run["variants"], run["folds"]
+            )
+        ]
+        return [_experiment(table, *row, slices) for row in dict.fromkeys(rows)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} has no {error}: expected [scales.NAME], [variants.NAME] and "
+            "[[runs]] with scale, variants, folds and seeds."
+        ) from error
+    except ValueError as error:  # of TOML, or of a configuration
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _experiment(table, scale, variant, fold, seed, slices) -> Experiment:
+    if fold not in range(FOLDS + 1):
+        raise ValueError(f"folds are 1 to {FOLDS}, or 0 for none, not {fold!r}.")
+    shared, changed = table["scales"][scale], dict(table["variants"][variant])
+    versions = changed.pop("versions", 7)
+    if versions not in VERSIONS:
+        raise ValueError(f"versions of {variant} must be of {VERSIONS}.")
+    # A scale may say of a variant what it needs there, such as a width.
+    changed |= shared.get("variants", {}).get(variant, {})
+    turned = shared.get("augmentation", {}) | changed.get("augmentation", {})
+    fields = {name: value for name, value in shared.items() if name != "variants"}
+    fields |= changed | {"augmentation": turned, "seed": seed}
+    if fold:
+        fields["held_out"] = data.folds(slices, FOLDS)[fold - 1][1].tolist()
+    return Experiment(
+        scale, variant, fold, seed, versions, TrainConfig.from_dict(fields)
+    )
+
+
+def state(experiment: Experiment, work: Path, results: Path) -> str:
+    """``"recorded"``, ``"begun"``, ``"missing"``, or how a record differs."""
+    record = results / experiment.name / "config.json"
+    if record.exists():
+        unlike = differences(record, dataclasses.asdict(experiment.config))
+        return f"recorded with another {', '.join(unlike)}" if unlike else "recorded"
+    return "begun" if (work / experiment.name / CURRENT).exists() else "missing"
+
+
+def run_table(
+    experiments: list[Experiment],
+    stacks: data.Stacks,
+    work: str | Path,
+    results: str | Path,
+    only: str = "*",
+    progress: bool = True,
+) -> list[str]:
+    """Make what is missing; return the names of what was made.
+
+    A run that was stopped goes on. Several processes that share the folders share
+    the runs out: each takes the next that no other has.
+
+    Args:
+        experiments: from `read_table`.
+        stacks: from `data.load_isbi2012`.
+        work: the folder of checkpoints and networks.
+        results: the folder of records, which are small.
+        only: a pattern of names, such as ``"quarter/recipe/*"``.
+        progress: show bars, and the names.
+
+    Raises:
+        ValueError: for a pattern that no name fits, and for a record of another
+            configuration than the table's. What `fit` raises.
+    """
+    work, results = Path(work), Path(results)
+    chosen = [one for one in experiments if fnmatch.fnmatch(one.name, only)]
+    if not chosen:
+        raise ValueError(f"No run of the table is named like {only!r}.")
+    made = []
+    for experiment in chosen:
+        with _taken(work / experiment.name) as ours:
+            found = state(experiment, work, results)
+            if found.startswith("recorded with"):
+                raise ValueError(
+                    f"{results / experiment.name} is {found} than the table asks for: "
+                    "name another variant, or move the record away."
+                )
+            if not ours or found == "recorded":
+                continue
+            if progress:
+                print(f"{experiment.name}: {found}", flush=True)
+            _make(experiment, stacks, work, results, progress)
+            made.append(experiment.name)
+    return made
+
+
+def _make(experiment, stacks, work, results, progress) -> None:
+    """Train, predict what was held out (or the test stack), score, record."""
+    folder = work / experiment.name
+    network = fit(
+        experiment.config, stacks.train_images, stacks.train_labels, folder, progress
+    ).network
+    if experiment.fold:
+        slices = list(experiment.config.held_out)
+        images, labels = stacks.train_images[slices], stacks.train_labels[slices]
+        looks = VERSIONS
+    else:  # the test stack is scored once, in the way that the variant names
+        slices = list(range(len(stacks.test_images)))
+        images, labels = stacks.test_images, stacks.test_labels
+        looks = (experiment.versions,)
+    scores, masks = {}, None
+    for versions in looks:
+        probabilities = predict(network, images, versions=versions)
+        if labels is not None:
+            scores[versions] = evaluate(labels, probabilities).to_dict()
+        if versions == experiment.versions:
+            masks = probabilities > FIXED
+            if not experiment.fold:
+                write_tiff(folder / "test-probabilities.tif", probabilities, "ZYX")
+    record = {
+        "stack": "train" if experiment.fold else "test",
+        "slices": slices,
+        "versions": experiment.versions,
+        "scores": scores,
+    }
+    _record(folder, results / experiment.name, record, masks)
+
+
+def _record(folder: Path, target: Path, record: dict, masks: np.ndarray) -> None:
+    """Copy what is small into the folder of results, whole or not at all."""
+    temporary = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+    (temporary / "masks").mkdir(parents=True)
+    for name in ("config.json", "history.csv", "metrics.json"):
+        shutil.copy(folder / name, temporary)
+    write_text(temporary / "scores.json", json.dumps(record, indent=1) + "\n")
+    for number, mask in zip(record["slices"], masks, strict=True):
+        picture = temporary / "masks" / f"{number:02d}.png"
+        imsave(picture, 255 * mask.astype(np.uint8), check_contrast=False)
+    os.replace(temporary, target)
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[bool]:
+    """Whether this process has the run to itself; a killed one's hold ends with it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time
+        yield True
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "taken", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def figures(folder: str | Path, versions: int, threshold: float | None = None) -> dict:
+    """The five figures of a record, by name.
+
+    Args:
+        folder: of the record, results/scale/variant/fold-seed.
+        versions: that were averaged over, of `VERSIONS`.
+        threshold: of 0.0, 0.1, ...; None takes each figure's best, as the
+            challenge does.
+
+    Raises:
+        ValueError: for what the record does not have.
+    """
+    path = Path(folder) / "scores.json"
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    if str(versions) not in scores:
+        raise ValueError(
+            f"{path} has scores of versions {', '.join(scores) or 'none'}, not "
+            f"{versions}."
+        )
+    curves = scores[str(versions)]["figures"]
+    if threshold is None:
+        return {name: curve["value"] for name, curve in curves.items()}
+    found = {}
+    for name, curve in curves.items():
+        place = np.flatnonzero(np.isclose(curve["thresholds"], threshold))
+        if not len(place):
+            raise ValueError(f"{path} has no {name} at a threshold of {threshold}.")
+        found[name] = curve["values"][place[0]]
+    return found
