@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from unet_lib import data
-from unet_lib.checkpoint import circumstances, write_text
+from unet_lib.checkpoint import circumstances
+from unet_lib.files import write_text
 from unet_lib.train import TrainConfig, fit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning-rate"
