@@ -1,6 +1,10 @@
-"""Watching a run: TensorBoard read back, Weights & Biases by a stand-in for it."""
+"""Watching a run: TensorBoard and Weights & Biases read back, the latter off line."""
 
 import csv
+import json
+import os
+import socket
+import subprocess
 import sys
 import types
 
@@ -84,6 +88,79 @@ def test_tensorboard_has_the_history_and_no_step_twice(tmp_path):
         np.testing.assert_allclose(scalars[name], values, rtol=1e-6)
 
 
+RUN = """
+import sys
+from test_watch import CONFIG, IMAGES, LABELS
+from unet_lib import train
+
+train.LOG_EVERY = 1
+train.fit(CONFIG, IMAGES, LABELS, sys.argv[1] + "/alone", False)
+assert "wandb" not in sys.modules
+train.fit(CONFIG, IMAGES, LABELS, sys.argv[1] + "/run", False, ("wandb",))
+"""
+
+
+def in_wandb(path):
+    """The rows of a run's file, as a dictionary each.
+
+    After 7 bytes come blocks of 32 KiB of records, or parts of one, each behind 4
+    bytes of checksum, 2 of length and 1 that says which part: 1 whole, 2 first, 3
+    middle, 4 last (LevelDB's format of a log).
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, rows = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        left = 2**15 - place % 2**15
+        if left < 7:  # too short for a header: padding
+            place += left
+            continue
+        length, part = int.from_bytes(data[place + 4 : place + 6], "little"), place + 7
+        whole += data[part : part + length]
+        if data[place + 6] in (1, 4):
+            record, whole = Record.FromString(whole), b""
+            if items := record.history.item:
+                rows.append(
+                    {
+                        item.key or ".".join(item.nested_key): json.loads(
+                            item.value_json
+                        )
+                        for item in items
+                    }
+                )
+        place = part + length
+    return rows
+
+
+def test_wandb_off_line_keeps_the_losses_and_sends_nothing(tmp_path):
+    """In a process of its own; whatever it sent would go through our proxy."""
+    pytest.importorskip("wandb")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), proxy)
+        proxies |= {name.lower(): value for name, value in proxies.items()}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("WANDB") and name.upper() != "NO_PROXY"
+        }
+        subprocess.run(
+            [sys.executable, "-c", RUN, str(tmp_path)],
+            check=True,
+            cwd=os.path.dirname(__file__),
+            env=kept | proxies | {"WANDB_BASE_URL": "http://wandb.invalid"},
+        )
+        listener.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    (path,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    rows = [(row["_step"], row["loss"]) for row in in_wandb(path) if "loss" in row]
+    assert rows == in_history(tmp_path / "run")["loss"]
+    assert len(rows) == CONFIG.steps
+    pictures = path.parent.glob("files/media/images/*.png")
+    assert len(list(pictures)) == len(CONFIG.watch_at)
+
+
 @pytest.fixture
 def told(monkeypatch):
     """What a module of the name of wandb is told."""
@@ -97,6 +174,7 @@ def told(monkeypatch):
     module.Image = lambda pixels: pixels
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # taken back after the test
     return told
 
 

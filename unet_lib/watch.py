@@ -80,6 +80,10 @@ class _WeightsAndBiases(AbstractContextManager):
     """
 
     def __init__(self, folder: Path, fields: dict, step: int):
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if mode != "online":
+            # Off line too it would send reports on itself.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             import wandb
         except ImportError as error:
@@ -92,7 +96,7 @@ class _WeightsAndBiases(AbstractContextManager):
             name=folder.name,
             dir=folder,
             config=fields,
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
         )
 
     def row(self, row: dict) -> None:
