@@ -440,7 +440,7 @@ sys.stdin.read()
 """
 
 
-def test_what_another_process_makes_is_left_to_it(tmp_path, capsys):
+def test_what_another_process_makes_is_left_to_it(tmp_path):
     pytest.importorskip("fcntl", reason="no locks of this kind here")
     folder = tmp_path / "work" / "tiny" / "plain" / "2-0"
     folder.mkdir(parents=True)
@@ -458,6 +458,21 @@ def test_what_another_process_makes_is_left_to_it(tmp_path, capsys):
         other.communicate()
     # It was killed, and its hold has ended with it.
     assert make(tmp_path, "tiny/plain/[12]-0") == ["tiny/plain/2-0"]
+
+
+def test_what_is_being_made_is_not_made_twice(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="no locks of this kind here")
+    fit, meanwhile = experiments.fit, []
+
+    def fits(*args):
+        if not meanwhile:
+            meanwhile.append(None)
+            meanwhile.append(make(tmp_path, "tiny/plain/2-0"))
+        return fit(*args)
+
+    monkeypatch.setattr(experiments, "fit", fits)
+    assert make(tmp_path, "tiny/plain/2-0") == ["tiny/plain/2-0"]
+    assert meanwhile == [None, []]
 
 
 def test_what_another_process_has_just_made_is_not_made_again(tmp_path, monkeypatch):

@@ -170,7 +170,11 @@ def add_experiments(subparsers):
         default="*",
         help="runs with such names, such as 'quarter/recipe/*' (default: all)",
     )
-    parser.add_argument("--work", default="runs", help="(default: %(default)s)")
+    parser.add_argument(
+        "--work",
+        default="runs",
+        help="the folder of networks and checkpoints (default: %(default)s)",
+    )
     parser.add_argument("--data", help="the folder that holds the stacks")
     parser.set_defaults(run=run_experiments)
 

@@ -62,6 +62,7 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
     Raises:
         ValueError: for a file that is no such table, naming the place, and for a
             pattern that no name fits.
+        OSError: for a file that cannot be read.
     """
     place, rows, experiments = f"{path}", {}, []
     try:
