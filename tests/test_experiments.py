@@ -35,6 +35,7 @@ TABLE = f"""
 base_channels = 1
 depth = 1
 tile = {TILE}
+batch = 8
 learning_rate = 1e-3
 steps = 2
 save_every = 1
@@ -97,7 +98,8 @@ def test_runs_in_their_order_each_once(tmp_path):
 
 def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
     runs = {one.name: one for one in table(tmp_path)}
-    shared = {"depth": 1, "tile": TILE, "steps": 2, "save_every": 1, "device": "cpu"}
+    shared = {"depth": 1, "tile": TILE, "batch": 8, "steps": 2, "save_every": 1}
+    shared["device"] = "cpu"
     plain = runs["tiny/plain/2-3"]
     assert plain.config == TrainConfig(
         base_channels=1,
@@ -107,9 +109,7 @@ def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
         held_out=(1,),
         **shared,
     )
-    assert (plain.scale, plain.variant, plain.fold, plain.seed) == (
-        *("tiny", "plain", 2, 3),
-    )
+    assert plain[:4] == ("tiny", "plain", 2, 3)
     # The variant over the scale, what the scale says of the variant over both.
     wide = runs["tiny/wide/0-3"]
     assert wide.config == TrainConfig(
@@ -146,7 +146,7 @@ def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
         ("versions = 8", "versions = 2", r"wide: versions must be of .* not 2"),
         ("versions = 8", "versions = [8]", r"wide: versions must be of .* not \[8\]"),
         ("[variants.plain]", "[variants]\nplain = 3", r"tiny/plain is wrong .*int"),
-        ("[scales.other]", "[scales]\nother = 3", r"table\.toml"),
+        ("[scales.other]", "[scales]\nother = 3\n[no]", r"other/plain is wrong .*int"),
         # A name mistyped there would leave the variant as it is elsewhere.
         ("tiny.variants.wide", "tiny.variants.wyde", r"tiny/plain: .* \['wyde'\]"),
     ],
@@ -223,7 +223,7 @@ def make(folder, only, stacks=STACKS, text=TABLE):
 
 
 def files(folder):
-    """The contents of files below a folder by their names, but for times."""
+    """The contents of files below a folder by their names, but for when it was."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -234,7 +234,8 @@ def files(folder):
             found[name] = [row[:1] + row[2:] for row in rows]
         if path.name == "metrics.json":
             metrics = json.loads(path.read_text())
-            found[name] = {k: v for k, v in metrics.items() if k != "seconds"}
+            del metrics["seconds"], metrics["date"]
+            found[name] = metrics
     return found
 
 
