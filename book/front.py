@@ -107,7 +107,8 @@ def score() -> None:
     import torch
 
     from unet_lib import data, load_network
-    from unet_lib.checkpoint import circumstances, write_text
+    from unet_lib.checkpoint import circumstances
+    from unet_lib.files import write_text
     from unet_lib.metrics import evaluate
     from unet_lib.predict import predict
 
@@ -124,7 +125,8 @@ def measure(names: list[str]) -> None:
     """Time the recording of all pages and the README's commands, once set up."""
     import torch
 
-    from unet_lib.checkpoint import circumstances, write_text
+    from unet_lib.checkpoint import circumstances
+    from unet_lib.files import write_text
 
     listed = subprocess.run(
         ["bash", str(ROOT / ".ci" / "run"), "--commands"],

@@ -8,12 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from unet_lib import cli, data, train
+from unet_lib import cli, cli_train, data, train
 from unet_lib.augment import Augmentation
 from unet_lib.configuration import TrainConfig
 from unet_lib.metrics import evaluate
@@ -98,7 +99,7 @@ def test_help_teaches(capsys):
     assert "example:" in text
     assert "UNET_BOOK_DATA" in text
     assert "255 = cell" in text
-    for command in ("train", "predict", "evaluate"):
+    for command in ("train", "experiments", "predict", "evaluate"):
         assert cli.main([command, "--help"]) == 0
         assert "example:" in capsys.readouterr().out
 
@@ -108,7 +109,11 @@ def small_stacks(monkeypatch):
     """Thirty small slices in the place of the real ones, so that folds exist."""
     images, labels = data.synthetic_em(30, 48, seed=0)
     stacks = data.Stacks(images, labels, images, None, "ISBI 2012")
-    monkeypatch.setattr(data, "load_isbi2012", lambda folder=None: stacks)
+    asked = []
+    monkeypatch.setattr(
+        data, "load_isbi2012", lambda folder=None: asked.append(folder) or stacks
+    )
+    return asked
 
 
 TINY = {
@@ -175,6 +180,7 @@ OTHERS = {
     "depth": 2,
     "padding": "same",
     "dropout": 0.25,
+    "batch_norm": True,
     "weighting": "none",
     "w0": 5.0,
     "sigma": 4.0,
@@ -348,6 +354,84 @@ def test_a_run_of_a_file_and_options(tmp_path):
     assert recorded["augmentation"]["deformation"] == 2.0  # as in the file
 
 
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table of two tiny runs, in the folder that commands are given in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "results" / "table.toml"
+    tile = UNet(base_channels=1, depth=1).input_size(8)
+    path.write_text(
+        "[scales.tiny]\nbase_channels = 1\ndepth = 1\nsteps = 1\ndevice = 'cpu'\n"
+        f"tile = {tile}\n[variants.plain]\n[[runs]]\nscale = 'tiny'\n"
+        "variants = ['plain']\nfolds = [5, 1]\nseeds = [0]\n"
+    )
+    return path
+
+
+def listed(capsys, *options):
+    """What `--list` prints: the state of each run."""
+    assert cli.main(["experiments", "results/table.toml", "--list", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return dict(line.split(maxsplit=1) for line in lines)
+
+
+def test_experiments_makes_and_lists(small_stacks, table, capsys):
+    first, second = "tiny/plain/5-0", "tiny/plain/1-0"
+    assert listed(capsys) == {first: "missing", second: "missing"}
+    assert not small_stacks  # to list, no data are needed
+    assert not (table.parent.parent / "runs").exists()
+    command = ["experiments", "results/table.toml", "--data", "mine"]
+    assert cli.main([*command, "--only", "*/1-0"]) == 0
+    assert small_stacks == ["mine"]
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"{second}: missing"
+    assert out[-1] == "1 run(s) made and recorded in results."
+    assert (table.parent / second / "scores.json").exists()
+    assert (table.parent.parent / "runs" / second / "network.safetensors").exists()
+    assert listed(capsys) == {first: "missing", second: "recorded"}
+    assert listed(capsys, "--only", "*/1-*") == {second: "recorded"}
+    assert cli.main([*command, "--only", "*/1-0"]) == 0
+    assert capsys.readouterr().out == "0 run(s) made and recorded in results.\n"
+    # Without its record, what --work holds of it counts.
+    (table.parent / second).rename(table.parent / "aside")
+    assert listed(capsys, "--work", "elsewhere")[second] == "missing"
+    assert listed(capsys)[second] == "begun"
+
+
+def test_experiments_that_are_others_are_named(table, capsys):
+    record = table.parent / "tiny" / "plain" / "1-0"
+    record.mkdir(parents=True)
+    (record / "config.json").write_text(json.dumps(dataclasses.asdict(TrainConfig())))
+    assert listed(capsys)["tiny/plain/1-0"].startswith("recorded with another base_ch")
+    (record / "config.json").write_text("{broken")
+    assert cli.main(["experiments", str(table), "--list"]) == 1
+    assert "config.json is not a run's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "the following arguments are required: TABLE"),
+        (["results/table.toml", "--fold", "1"], 2, "unrecognized arguments: --fold"),
+        (["nowhere.toml"], 1, "No such file"),
+        (["broken.toml"], 1, "broken.toml: "),
+        (["results/table.toml", "--only", "full/*"], 1, "named like 'full/*'"),
+        (["results/table.toml", "--only", "full/*", "--list"], 1, "named like"),
+        (["results/table.toml", "--data", "nowhere"], 1, "train-volume.tif cannot be"),
+    ],
+)
+def test_experiments_refuses(arguments, code, message, table, capsys):
+    Path("broken.toml").write_text("runs = ")
+    assert cli.main(["experiments", *arguments]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("unet-lib: " if code == 1 else "usage: ")
+    assert captured.out == ""
+    assert os.listdir("results") == ["table.toml"]
+    assert not os.path.exists("runs")
+
+
 @pytest.mark.parametrize("shape", [(30, 41), (2, 30, 41)])
 def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
     network = UNet(base_channels=2, depth=1)
@@ -498,8 +582,9 @@ def test_evaluate_refuses_what_is_no_tiff(pair, capsys):
     assert "not a TIFF" in capsys.readouterr().err
 
 
-def test_cli_imports_what_a_command_needs_when_it_runs():
-    with open(cli.__file__, encoding="utf-8") as file:
+@pytest.mark.parametrize("module", [cli, cli_train])
+def test_cli_imports_what_a_command_needs_when_it_runs(module):
+    with open(module.__file__, encoding="utf-8") as file:
         body = ast.parse(file.read()).body
     names = set()
     for statement in body:
@@ -507,7 +592,7 @@ def test_cli_imports_what_a_command_needs_when_it_runs():
             names |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
             names.add(statement.module)
-    assert names <= set(sys.stdlib_module_names)
+    assert names <= {*sys.stdlib_module_names, "unet_lib.cli_train"}
 
 
 def test_cli_runs_as_a_module(tmp_path):

@@ -21,24 +21,45 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def small(**options):
-    """A tiny network with every parameter random, the biases too."""
+    """A tiny network with every parameter random, the biases and statistics too."""
     torch.manual_seed(0)
     network = UNet(**{"base_channels": 2, "depth": 2} | options).double().eval()
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             nn.init.normal_(parameter, 0, 0.1)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 2)
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            layer.num_batches_tracked.fill_(70_001)
     return network
 
 
-def reference(parameters, images, depth, padding):
-    """U-Net from functional calls alone; an odd size at a pooling is an error."""
+def reference(parameters, images, depth, padding, batch_norm=None):
+    """U-Net from functional calls alone; an odd size at a pooling is an error.
 
-    def convolution(features, name):
+    `batch_norm` is None, "recorded" with the recorded statistics, or "batch" with
+    those of the batch, as in training.
+    """
+
+    def convolution(features, name, norm):
         weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-        return F.relu(F.conv2d(features, weight, bias, padding=int(padding == "same")))
+        features = F.conv2d(features, weight, bias, padding=int(padding == "same"))
+        if batch_norm:
+            kinds = ("running_mean", "running_var", "weight", "bias")
+            mean, variance, scale, shift = (parameters[f"{norm}.{k}"] for k in kinds)
+            if batch_norm == "batch":
+                mean = variance = None
+            features = F.batch_norm(
+                features, mean, variance, scale, shift, training=batch_norm == "batch"
+            )
+        return F.relu(features)
 
     def twice(features, name):
-        return convolution(convolution(features, f"{name}.0"), f"{name}.2")
+        places = (0, 1, 3, 4) if batch_norm else (0, None, 2, None)
+        first, norm, second, other = (f"{name}.{place}" for place in places)
+        return convolution(convolution(features, first, norm), second, other)
 
     skips = []
     features = twice(images, "contracting.0")
@@ -84,6 +105,29 @@ def test_forward_equals_functional_calls(depth, channels, classes, padding):
     )
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_batch_normalisation_stands_before_each_relu(depth, padding):
+    network = small(depth=depth, padding=padding, batch_norm=True, dropout=0.0)
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(layers) == 2 * (2 * depth + 1)
+    size = network.input_size(5)
+    images = torch.randn(2, 1, size, size, dtype=torch.float64)
+    parameters = {name: t.clone() for name, t in network.state_dict().items()}
+    with torch.no_grad():
+        expected = reference(parameters, images, depth, padding, "recorded")
+        torch.testing.assert_close(network(images), expected, rtol=1e-10, atol=1e-12)
+        unchanged = network.state_dict()
+        assert all(torch.equal(parameters[name], unchanged[name]) for name in unchanged)
+        expected = reference(parameters, images, depth, padding, "batch")
+        found = network.train()(images)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert layers[0].num_batches_tracked == 70_002
+    assert not torch.equal(
+        layers[0].running_mean, parameters["contracting.0.1.running_mean"]
+    )
+
+
 @pytest.fixture(scope="module")
 def paper():
     """The default network, without memory."""
@@ -100,6 +144,8 @@ def test_default_is_the_papers(paper):
     assert kinds.count(("ConvTranspose2d", (2, 2))) == 4
     assert kinds.count(("Conv2d", (1, 1))) == 1
     assert all(layer.bias is not None for layer in layers)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in paper.modules())
+    assert not list(paper.buffers())
     assert paper(torch.empty(1, 1, 572, 572, device="meta")).shape == (1, 2, 388, 388)
     assert paper.output_size(572) == 388
     assert paper.input_size(388) == 572
@@ -326,6 +372,36 @@ def test_saved_and_loaded(tmp_path, options, dtype):
     assert [p.name for p in path.parent.iterdir()] == ["network.safetensors"]
     # Saving does not change the network itself.
     assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_statistics_are_saved_and_loaded(tmp_path, dtype):
+    """In half precision the floats; a count of 70,001 batches would overflow it."""
+    path = tmp_path / "network.safetensors"
+    network = small(batch_norm=True).float()
+    save_network(network, path, dtype)
+    loaded = load_network(path)
+    assert loaded.arguments["batch_norm"] is True
+    with safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(network.state_dict())
+        stored = {name: file.get_tensor(name).dtype for name in network.state_dict()}
+    for name, tensor in network.state_dict().items():
+        found = loaded.state_dict()[name]
+        if name.endswith("num_batches_tracked"):
+            assert stored[name] == torch.int64
+            assert torch.equal(found, torch.tensor(70_001))
+        else:
+            assert stored[name] == (dtype or torch.float32)
+            assert found.dtype == torch.float32
+            assert torch.equal(found, tensor.to(stored[name]).float())
+
+
+def test_a_file_from_before_batch_normalisation_is_loaded(tmp_path):
+    path = tmp_path / "network.safetensors"
+    network = UNet(base_channels=1, depth=1)
+    arguments = {k: v for k, v in network.arguments.items() if k != "batch_norm"}
+    save_file(network.state_dict(), path, {"unet": json.dumps(arguments)})
+    assert load_network(path).arguments == network.arguments
 
 
 def test_damaged_and_foreign_files(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from unet_lib.tiff import read_tiff
+from unet_lib.tiff import read_tiff, write_tiff
 
 STACK = np.random.default_rng(0).random((5, 12, 9)).astype(np.float32)
 
@@ -130,3 +130,30 @@ def test_what_is_no_tiff(tmp_path):
         read_tiff(path)
     with pytest.raises(FileNotFoundError):
         read_tiff(tmp_path / "nowhere.tif")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "counts"),
+    [
+        ((12, 9), "YX", {}),
+        ((1, 9), "YX", {}),
+        ((5, 12, 9), "ZYX", {"slices": 5}),
+        ((3, 12, 9), "CYX", {"channels": 3}),
+        ((5, 3, 12, 9), "ZCYX", {"slices": 5, "channels": 3}),
+    ],
+)
+def test_written_for_fiji(tmp_path, shape, axes, counts):
+    path = tmp_path / "out.tif"
+    pixels = np.random.default_rng(0).random(shape, np.float32)
+    write_tiff(str(path), pixels, axes)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_imagej
+        (series,) = file.series
+        assert series.axes == axes
+        assert series.dtype == np.float32
+        np.testing.assert_array_equal(series.asarray(), pixels)
+        said = file.imagej_metadata
+    assert said["images"] == np.prod(shape[:-2])
+    assert {name: said[name] for name in counts} == counts
+    np.testing.assert_array_equal(read_tiff(path), pixels)
+    assert list(tmp_path.iterdir()) == [path]

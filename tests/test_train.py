@@ -175,7 +175,7 @@ class Stopped(Exception):
     """Stands for whatever ends a run."""
 
 
-@pytest.mark.parametrize("options", [{}, PLAIN])
+@pytest.mark.parametrize("options", [{}, PLAIN, {"batch_norm": True}])
 @pytest.mark.parametrize("after", [False, True])
 def test_resumed_equals_unstopped(tmp_path, monkeypatch, options, after):
     unstopped = run(config(**options), tmp_path / "unstopped")
@@ -297,6 +297,22 @@ def test_a_configuration_that_is_none(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"not a run's configuration .* another"):
         checkpoint.claim(tmp_path, {"steps": 1})
+
+
+def test_differences_are_named(tmp_path):
+    path = tmp_path / "config.json"
+    asked = dataclasses.asdict(config())
+    checkpoint.claim(tmp_path, asked)
+    assert checkpoint.differences(path, asked) == []
+    freed = {"device": "cuda", "watch_at": (1,), "save_every": 7}
+    assert checkpoint.differences(path, asked | freed) == []
+    changed = {"steps": 9, "held_out": (1,), "augmentation": {}, "new": 1}
+    unlike = ["augmentation", "held_out", "new", "steps"]
+    assert checkpoint.differences(path, asked | changed) == unlike
+    fewer = {name: value for name, value in asked.items() if name != "seed"}
+    assert checkpoint.differences(path, fewer) == ["seed"]
+    with pytest.raises(ValueError, match=r"nowhere.config\.json is not a run's"):
+        checkpoint.differences(tmp_path / "nowhere" / "config.json", asked)
 
 
 def test_a_checkpoint_of_another_network(tmp_path):
@@ -423,8 +439,10 @@ def test_steps_are_momentum_sgd():
         )
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("average", [0.0, 0.75])
-def test_the_running_average(tmp_path, monkeypatch, average):
+def test_the_running_average(tmp_path, monkeypatch, average, batch_norm):
+    """Of the weights, and of a batch normalisation's statistics too."""
     save, weights = checkpoint.save_checkpoint, []
 
     def spy(folder, step, history, modules, *rest):
@@ -434,9 +452,13 @@ def test_the_running_average(tmp_path, monkeypatch, average):
         save(folder, step, history, modules, *rest)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
-    ours = run(config(average=average, save_every=1), tmp_path)
+    asked = config(average=average, batch_norm=batch_norm, save_every=1)
+    ours = run(asked, tmp_path)
     assert len(weights) == 8
+    assert any("running_var" in name for name in weights[0]) == batch_norm
     for name, tensor in ours.network.state_dict().items():
+        if not tensor.is_floating_point():
+            continue  # a count of batches, which nothing reads
         expected = weights[0][name]
         for later in weights[1:]:
             expected = average * expected + (1 - average) * later[name]
@@ -529,27 +551,14 @@ def test_without_a_folder_or_held_out_slices(tmp_path, monkeypatch):
 
 
 def test_progress(capsys):
-    fit(config(watch_at=(2,)), IMAGES, LABELS)
+    result = fit(config(watch_at=(2,)), IMAGES, LABELS)
     captured = capsys.readouterr()
-    assert "8/8" in captured.err
+    # Steps, seconds gone and left, and the last row of the history.
+    bar = r"8/8 \[[\d:]+<[\d:]+, .*loss ([\d.]+), learning rate ([\d.e-]+)\]"
+    loss, rate = re.findall(bar, captured.err)[-1]
+    assert float(loss) == pytest.approx(result.history[-1]["loss"], abs=6e-4)
+    assert float(rate) == pytest.approx(1e-2 / 8, rel=0.05)
     assert "step 2: held-out pixel error" in captured.out
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "history.csv"
-    checkpoint.write_text(path, "old\n")
-
-    def fails(*args):
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fails)
-        with pytest.raises(OSError, match=r"csv could not be written .* full.*room"):
-            checkpoint.write_text(path, "new\n")
-        with pytest.raises(OSError, match=r"a\.png could not be written .* full"):
-            checkpoint.write_picture(tmp_path / "a.png", np.zeros((3, 3)))
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_defaults_are_the_papers():

@@ -114,14 +114,14 @@ def load_checkpoint(
 def differences(path: Path, fields: dict) -> list[str]:
     """The fields in which a run's config.json is of another run than `fields` ask.
 
-    ValueError for a file that is no run's.
+    ValueError for a file that is no run's, or is not there.
     """
     # Where it runs and how often one looks do not make it another run.
     free = {"device", "watch_at", "save_every"}
     wanted = json.loads(json.dumps(fields))
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} is not a run's configuration ({error}). Take another folder."
         ) from error

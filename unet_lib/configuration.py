@@ -40,7 +40,8 @@ class TrainConfig:
         padding: of the network's convolutions: ``"valid"``, the paper's, or
             ``"same"``, a deviation.
         dropout: rate at the end of the contracting path. Paper: not stated.
-        batch_norm: normalise after each 3x3 convolution; a deviation.
+        batch_norm: normalise after each 3x3 convolution, a deviation; of several
+            processes each over its own tiles.
         weighting: ``"map"``, the paper's weights, or ``"none"``, a deviation: each
             pixel counts the same.
         w0: height of the weight map's border term; 0 leaves the class balance.

@@ -51,59 +51,78 @@ class Experiment(NamedTuple):
         return f"{self.scale}/{self.variant}/{self.fold}-{self.seed}"
 
 
-def read_table(path: str | Path, slices: int = 30) -> list[Experiment]:
+def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Experiment]:
     """The runs that a table asks for, in its order, each once.
 
     Args:
         path: of the TOML file.
+        only: a pattern of their names, such as ``"quarter/recipe/*"``.
         slices: of the training stack, for its `FOLDS` contiguous blocks.
 
     Raises:
-        ValueError: for a file that is no such table, naming the place.
+        ValueError: for a file that is no such table, naming the place, and for a
+            pattern that no name fits.
+        OSError: for a file that cannot be read.
     """
+    place, rows, experiments = f"{path}", {}, []
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        rows = [
-            (run["scale"], variant, fold, seed)
-            for run in table["runs"]
+        for number, run in enumerate(table["runs"], 1):
+            place = f"{path}, run {number}"
             for seed, variant, fold in product(
                 run["seeds"], run["variants"], run["folds"]
-            )
-        ]
-        return [_experiment(table, *row, slices) for row in dict.fromkeys(rows)]
-    except (KeyError, TypeError) as error:
+            ):
+                rows[run["scale"], variant, fold, seed] = None
+        for scale, variant, fold, seed in rows:
+            place = f"{path}, {scale}/{variant}"
+            one = _experiment(table, scale, variant, fold, seed, slices)
+            if fnmatch.fnmatch(one.name, only):
+                experiments.append(one)
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = isinstance(error, KeyError)
         raise ValueError(
-            f"{path} has no {error}: expected [scales.NAME], [variants.NAME] and "
-            "[[runs]] with scale, variants, folds and seeds."
+            f"{place} {f'has no {error}' if missing else f'is wrong ({error})'}: "
+            "expected [scales.NAME], [variants.NAME] and [[runs]] with scale, "
+            "variants, folds and seeds."
         ) from error
     except ValueError as error:  # of TOML, or of a configuration
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error
+    if not experiments:
+        raise ValueError(f"{path} has no run that is named like {only!r}.")
+    return experiments
 
 
 def _experiment(table, scale, variant, fold, seed, slices) -> Experiment:
     if fold not in range(FOLDS + 1):
         raise ValueError(f"folds are 1 to {FOLDS}, or 0 for none, not {fold!r}.")
-    shared, changed = table["scales"][scale], dict(table["variants"][variant])
-    versions = changed.pop("versions", 7)
-    if versions not in VERSIONS:
-        raise ValueError(f"versions of {variant} must be of {VERSIONS}.")
+    shared, changed = table["scales"][scale], table["variants"][variant]
     # A scale may say of a variant what it needs there, such as a width.
-    changed |= shared.get("variants", {}).get(variant, {})
-    turned = shared.get("augmentation", {}) | changed.get("augmentation", {})
-    fields = {name: value for name, value in shared.items() if name != "variants"}
-    fields |= changed | {"augmentation": turned, "seed": seed}
-    if fold:
-        fields["held_out"] = data.folds(slices, FOLDS)[fold - 1][1].tolist()
-    return Experiment(
-        scale, variant, fold, seed, versions, TrainConfig.from_dict(fields)
-    )
+    needed = shared.get("variants", {})
+    if unknown := sorted(set(needed) - set(table["variants"])):
+        raise ValueError(f"the scale names no variant(s) of the table: {unknown}.")
+    fields, turned = {}, {}
+    for layer in (shared, changed, needed.get(variant, {})):
+        fields |= layer
+        turned |= layer.get("augmentation", {})
+    fields.pop("variants", None)
+    versions = fields.pop("versions", 7)
+    if versions not in VERSIONS:
+        raise ValueError(f"versions must be of {VERSIONS}, not {versions!r}.")
+    held_out = data.folds(slices, FOLDS)[int(fold) - 1][1].tolist() if fold else []
+    fields |= {"augmentation": turned, "held_out": held_out, "seed": seed}
+    config = TrainConfig.from_dict(fields)
+    return Experiment(scale, variant, int(fold), config.seed, int(versions), config)
 
 
 def state(experiment: Experiment, work: Path, results: Path) -> str:
-    """``"recorded"``, ``"begun"``, ``"missing"``, or how a record differs."""
-    record = results / experiment.name / "config.json"
+    """``"recorded"``, ``"begun"``, ``"missing"``, or how a record differs.
+
+    ValueError for a folder in the record's place that is none.
+    """
+    record = results / experiment.name
     if record.exists():
-        unlike = differences(record, dataclasses.asdict(experiment.config))
+        fields = dataclasses.asdict(experiment.config)
+        unlike = differences(record / "config.json", fields)
         return f"recorded with another {', '.join(unlike)}" if unlike else "recorded"
     return "begun" if (work / experiment.name / CURRENT).exists() else "missing"
 
@@ -113,7 +132,6 @@ def run_table(
     stacks: data.Stacks,
     work: str | Path,
     results: str | Path,
-    only: str = "*",
     progress: bool = True,
 ) -> list[str]:
     """Make what is missing; return the names of what was made.
@@ -126,27 +144,28 @@ def run_table(
         stacks: from `data.load_isbi2012`.
         work: the folder of checkpoints and networks.
         results: the folder of records, which are small.
-        only: a pattern of names, such as ``"quarter/recipe/*"``.
         progress: show bars, and the names.
 
     Raises:
-        ValueError: for a pattern that no name fits, and for a record of another
-            configuration than the table's. What `fit` raises.
+        ValueError: for a record of another configuration than the table's, before
+            anything is made. What `fit` raises.
     """
     work, results = Path(work), Path(results)
-    chosen = [one for one in experiments if fnmatch.fnmatch(one.name, only)]
-    if not chosen:
-        raise ValueError(f"No run of the table is named like {only!r}.")
+    missing = []
+    for experiment in experiments:
+        found = state(experiment, work, results)
+        if found.startswith("recorded with"):
+            raise ValueError(
+                f"{results / experiment.name} is {found} than the table asks for: "
+                "name another variant, or move the record away."
+            )
+        if found != "recorded":
+            missing.append(experiment)
     made = []
-    for experiment in chosen:
+    for experiment in missing:
         with _taken(work / experiment.name) as ours:
             found = state(experiment, work, results)
-            if found.startswith("recorded with"):
-                raise ValueError(
-                    f"{results / experiment.name} is {found} than the table asks for: "
-                    "name another variant, or move the record away."
-                )
-            if not ours or found == "recorded":
+            if not ours or found == "recorded":  # by another process
                 continue
             if progress:
                 print(f"{experiment.name}: {found}", flush=True)
@@ -188,7 +207,7 @@ def _make(experiment, stacks, work, results, progress) -> None:
 
 
 def _record(folder: Path, target: Path, record: dict, masks: np.ndarray) -> None:
-    """Copy what is small into the folder of results, whole or not at all."""
+    """Copy what is small into the folder of results, all of it or nothing."""
     temporary = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
     (temporary / "masks").mkdir(parents=True)
@@ -226,7 +245,7 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
         folder: of the record, results/scale/variant/fold-seed.
         versions: that were averaged over, of `VERSIONS`.
         threshold: of 0.0, 0.1, ...; None takes each figure's best, as the
-            challenge does.
+            challenge does. A figure that is undefined there is None.
 
     Raises:
         ValueError: for what the record does not have.

@@ -63,7 +63,7 @@ def fit(
             picture of the first held-out slice for each of `watch_at`, and at
             the end network.safetensors and metrics.json go. A run that was
             stopped goes on from its checkpoint. None keeps nothing.
-        progress: show a bar with the loss.
+        progress: show a bar with the loss, the learning rate and the time left.
         watchers: of ``"tensorboard"`` and ``"wandb"``; see `watch`.
 
     Raises:
@@ -202,7 +202,7 @@ def _fit(config, images, labels, folder, progress, watchers, processes, ends) ->
         losses.clear()
         if not np.isfinite(mean):
             raise _diverged(f"The loss is {mean}", step, config)
-        bar.set_postfix(loss=f"{mean:.3f}")
+        bar.set_postfix_str(f"loss {mean:.3f}, learning rate {rate:.1e}")
         row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
         if watch and processes.first:
             probabilities, curve = _evaluate(averaged, images, labels, step, config)
