@@ -14,10 +14,11 @@ from skimage.io import imread
 from unet_lib import checkpoint, experiments, train
 from unet_lib.augment import Augmentation, TileSampler
 from unet_lib.data import Stacks, synthetic_em
-from unet_lib.experiments import figures, read_table, run_table, state
+from unet_lib.experiments import read_table, run_table, state
 from unet_lib.metrics import evaluate
 from unet_lib.model import UNet, load_network
 from unet_lib.predict import predict
+from unet_lib.records import figures
 from unet_lib.tiff import read_tiff
 from unet_lib.train import TrainConfig
 from unet_lib.weights import weight_map
@@ -197,8 +198,11 @@ def test_each_variant_of_the_books_table_changes_what_its_name_says():
         "best": {"optimiser", "learning_rate", "average", "dropout", "augmentation"},
     }
     runs = {one.name: dataclasses.asdict(one.config) for one in read_table(REAL)}
-    for scale in ("quarter", "full"):
+    for scale in ("full", "quarter"):
         recipe = runs[f"{scale}/recipe/2-0"]
+        if scale == "quarter":  # all take Adam there, but for a variant of its own
+            changes["sgd"] = {"optimiser", "learning_rate"}
+            changes["best"] -= changes["sgd"]
         for variant, fields in changes.items():
             found = runs[f"{scale}/{variant}/2-0"]
             assert {name for name in found if found[name] != recipe[name]} == fields
@@ -291,28 +295,6 @@ def test_held_out_slices_are_scored(made, variant, own):
         if versions == own:
             mask = imread(made / "results" / name / "masks" / "01.png")
             np.testing.assert_array_equal(mask, 255 * (probabilities[0] > 0.5))
-        # The figures, at each one's best threshold and at 0.5.
-        folder = made / "results" / name
-        best = figures(folder, versions)
-        for figure, value in best.items():
-            assert value == getattr(scores, figure)
-        assert set(best) == set(scores.curves)
-        for figure, value in figures(folder, versions, 0.5).items():
-            curve = scores.curves[figure]
-            expected = curve.values[np.argmin(abs(curve.thresholds - 0.5))]
-            assert value == (None if np.isnan(expected) else expected)
-
-
-def test_figures_that_a_record_does_not_have(made):
-    folder = made / "results" / "tiny" / "plain" / "2-0"
-    with pytest.raises(ValueError, match=r"scores\.json has .* 1, 7, 8, not 2"):
-        figures(folder, 2)
-    with pytest.raises(ValueError, match=r"no pixel_error at a threshold of 0\.55"):
-        figures(folder, 7, 0.55)
-    with pytest.raises(ValueError, match=r"no warping_error at a threshold of 1"):
-        figures(folder, 7, 1)  # as the challenge's has none
-    with pytest.raises(FileNotFoundError):
-        figures(made / "nowhere", 7)
 
 
 def test_the_test_stack_is_predicted(made):
@@ -572,7 +554,7 @@ def tiny(run):
 def test_every_variant_of_the_paper_s_size_is_made(tmp_path):
     runs = [tiny(run) for run in read_table(REAL, "full/*/2-0", slices=5)]
     variants = {run.variant for run in read_table(REAL)}
-    assert {run.variant for run in runs} == variants
+    assert {run.variant for run in runs} == variants - {"sgd"}  # there the recipe
     names = run_table(runs, STACKS, tmp_path / "work", tmp_path / "results", False)
     assert names == [run.name for run in runs]
     networks = set()

@@ -347,7 +347,6 @@ ELSEWHERE = {
     "test_cli.py": {"cli.main"},
     "test_data.py": {"data.load_or_stand_in"},
     "test_experiments.py": {
-        "experiments.figures",
         "experiments.read_table",
         "experiments.run_table",
         "experiments.state",
@@ -365,6 +364,12 @@ ELSEWHERE = {
     "test_parallel.py": {"parallel.join"},
     "test_watch.py": {"watch.check_watchers", "watch.open_watchers"},
     "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
+    "test_pretrained.py": {"pretrained.load_pretrained"},
+    "test_records.py": {
+        "records.figures",
+        "records.paired_differences",
+        "records.per_slice",
+    },
     "test_tiff.py": {"tiff.read_tiff"},
     "test_topology.py": {"topology.mismatches", "topology.thin", "topology.warp"},
     "test_train.py": {
@@ -382,6 +387,7 @@ EXEMPT = {
     "data.synthetic_stacks": "takes nothing",
     "metrics.Scores": "a result",
     "metrics.Scores.to_dict": "takes nothing",
+    "records.as_error": "takes a figure's name and any value",
     "agreement.f_score": "takes counts of `pixel_error`, checked",
     "agreement.information_f": "takes `overlaps`",
     "agreement.overlaps": "takes components of `evaluate`, checked",

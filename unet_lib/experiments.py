@@ -236,34 +236,3 @@ def _taken(folder: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-def figures(folder: str | Path, versions: int, threshold: float | None = None) -> dict:
-    """The five figures of a record, by name.
-
-    Args:
-        folder: of the record, results/scale/variant/fold-seed.
-        versions: that were averaged over, of `VERSIONS`.
-        threshold: of 0.0, 0.1, ...; None takes each figure's best, as the
-            challenge does. A figure that is undefined there is None.
-
-    Raises:
-        ValueError: for what the record does not have.
-    """
-    path = Path(folder) / "scores.json"
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    if str(versions) not in scores:
-        raise ValueError(
-            f"{path} has scores of versions {', '.join(scores) or 'none'}, not "
-            f"{versions}."
-        )
-    curves = scores[str(versions)]["figures"]
-    if threshold is None:
-        return {name: curve["value"] for name, curve in curves.items()}
-    found = {}
-    for name, curve in curves.items():
-        place = np.flatnonzero(np.isclose(curve["thresholds"], threshold))
-        if not len(place):
-            raise ValueError(f"{path} has no {name} at a threshold of {threshold}.")
-        found[name] = curve["values"][place[0]]
-    return found

@@ -1,0 +1,94 @@
+"""What is read from records, against the scores that they were written from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from unet_lib.data import synthetic_em
+from unet_lib.metrics import FIGURES, evaluate
+from unet_lib.records import as_error, figures, paired_differences, per_slice
+
+_, LABELS = synthetic_em(slices=3, size=64, seed=1)
+
+
+def probabilities(seed):
+    noise = np.random.default_rng(seed).normal(0, 0.35, LABELS.shape)
+    return np.clip(0.2 + 0.6 * LABELS + noise, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return [evaluate(LABELS, probabilities(seed)) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def records(scores, tmp_path_factory):
+    """Two of the same slices, one of others, one that is not scored."""
+    folder = tmp_path_factory.mktemp("records")
+    written = {
+        "one": ([6, 7, 8], {"7": scores[0].to_dict()}),
+        "two": ([6, 7, 8], {"7": scores[1].to_dict(), "8": scores[0].to_dict()}),
+        "next": ([9, 10, 11], {"7": scores[1].to_dict()}),
+        "test": ([0, 1, 2], {}),
+    }
+    for name, (slices, found) in written.items():
+        (folder / name).mkdir()
+        record = {"stack": "train", "slices": slices, "versions": 7, "scores": found}
+        (folder / name / "scores.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_figures(records, scores):
+    for name, value in figures(records / "two", 7).items():
+        assert value == getattr(scores[1], name)
+    assert list(figures(records / "two", 8)) == list(FIGURES)
+    for name, value in figures(records / "one", 7, threshold=0.5).items():
+        curve = scores[0].curves[name]
+        expected = curve.values[np.argmin(abs(curve.thresholds - 0.5))]
+        assert value == (None if np.isnan(expected) else expected)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_slices_and_pairs(records, scores, name):
+    # Each slice alone, at the threshold that suits all of them.
+    found = []
+    for seed in (0, 1):
+        curve = scores[seed].curves[name]
+        place = int(np.argmin(abs(curve.thresholds - curve.threshold)))
+        alone = [
+            evaluate(*pair).curves[name].values[place]
+            for pair in zip(LABELS, probabilities(seed), strict=True)
+        ]
+        own = per_slice(records / ("one", "two")[seed], name, 7)
+        np.testing.assert_allclose(own, alone, rtol=1e-12)
+        found.append(own)
+    change = paired_differences(records / "two", records / "one", name, 7)
+    sign = -1 if name.startswith("v_") else 1  # of V-Rand less is worse
+    np.testing.assert_allclose(change, sign * (found[1] - found[0]), atol=1e-15)
+    assert np.any(change != 0)
+
+
+def test_as_error():
+    assert as_error("pixel_error", 0.25) == 0.25
+    assert as_error("v_info", 0.25) == 0.75
+
+
+def test_what_a_record_does_not_have(records):
+    one, two = records / "one", records / "two"
+    with pytest.raises(ValueError, match=r"scores\.json has .* 7, 8, not 2"):
+        figures(two, 2)
+    with pytest.raises(ValueError, match="scores of versions none, not 8"):
+        figures(records / "test", 8)
+    with pytest.raises(ValueError, match=r"no pixel_error at a threshold of 0\.55"):
+        figures(one, 7, 0.55)
+    with pytest.raises(ValueError, match=r"no warping_error at a threshold of 1"):
+        figures(one, 7, 1)  # as the challenge's has none
+    with pytest.raises(ValueError, match=r"figure of pixel_error, .*, got 'dice'"):
+        per_slice(one, "dice", 7)
+    with pytest.raises(ValueError, match=r"same slices, got .*one of \[6, 7, 8\] and"):
+        paired_differences(one, records / "next", "v_rand", 7)
+    with pytest.raises(ValueError, match=r"one.scores\.json has .* 7, not 8"):
+        paired_differences(two, one, "v_rand", 8)
+    with pytest.raises(FileNotFoundError):
+        figures(records / "nowhere", 7)
