@@ -318,4 +318,5 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
             f"{path} does not hold a network written by unet_lib.model.save_network "
             f"({error}). Copy it anew, or train again."
         ) from error
-    return network.to(device).eval()
+    # As in training; convolutions on a CPU are half as fast again in this order.
+    return network.to(device, memory_format=torch.channels_last).eval()
