@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import record
 import recorded
+import reference
 import yaml
 
 pytestmark = pytest.mark.book
@@ -178,6 +179,29 @@ def test_the_recording_can_be_downloaded(site, name):
     assert f'href="_sources/{name}.ipynb"' in (site / f"{name}.html").read_text("utf-8")
 
 
+MODULES = reference.load(record.BOOK.parent).modules.values()
+ENTRIES = [one for module in MODULES for one in reference.entries(module)]
+CHAPTERS = re.compile(r":doc:`([^`]*)`")
+
+
+@pytest.mark.parametrize("name", ["reference"])
+def test_an_entry_and_its_chapter_are_linked_both_ways(site, page, name):
+    shown = (site / "reference.html").read_text("utf-8")
+    linked = 0
+    for entry in ENTRIES:
+        for chapter in CHAPTERS.findall(reference.sentence(entry)):
+            _, mark, body = shown.partition(f'id="{entry.path}"')
+            assert mark, entry.path
+            assert f'href="{chapter}.html"' in body.partition('<dt class="sig')[0]
+            back = f'href="reference.html#{entry.path}"'
+            assert back in (site / f"{chapter}.html").read_text("utf-8")
+            linked += 1
+    assert linked > 50
+    # Napoleon has read the sections of the docstrings.
+    assert "Parameters" in page.text
+    assert not re.search(r"\b(Args|Raises|Returns):\s+\w+:", page.text)
+
+
 HEADER = """---
 jupytext:
   text_representation:
@@ -238,6 +262,7 @@ def test_outputs_are_taken_for_the_code_that_made_them(
 def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
     small_book(tmp_path, "1 + 2")
     shutil.copytree(record.BOOK / "_ext", tmp_path / "book" / "_ext")
+    shutil.copytree(record.BOOK.parent / "unet_lib", tmp_path / "unet_lib")
     shutil.copy(record.BOOK / "references.bib", tmp_path / "book")
     shutil.copy(record.BOOK.parent / "_config.yml", tmp_path)
 
