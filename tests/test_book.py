@@ -11,6 +11,7 @@ import sys
 import types
 
 import nbformat
+import pybtex.database
 import pytest
 import record
 import recorded
@@ -200,6 +201,36 @@ def test_an_entry_and_its_chapter_are_linked_both_ways(site, page, name):
     # Napoleon has read the sections of the docstrings.
     assert "Parameters" in page.text
     assert not re.search(r"\b(Args|Raises|Returns):\s+\w+:", page.text)
+
+
+REFERENCES = pybtex.database.parse_file(record.BOOK / "references.bib").entries
+
+
+@pytest.mark.parametrize("key", REFERENCES)
+def test_a_source_is_shown_with_a_link_to_it(site, key):
+    fields = REFERENCES[key].fields
+    addresses = []
+    if "doi" in fields:
+        assert re.fullmatch(r"10\.\d{4,}/\S+", fields["doi"])
+        addresses.append(f"https://doi.org/{fields['doi']}")
+    if "eprint" in fields:
+        addresses.append(f"https://arxiv.org/abs/{fields['eprint']}")
+    if "url" in fields:
+        addresses.append(fields["url"])
+    assert addresses
+    shown = (site / "bibliography.html").read_text("utf-8")
+    assert [f'href="{one}"' in shown for one in addresses] == [True] * len(addresses)
+
+
+def test_each_term_of_the_glossary_is_linked_from_a_chapter(site):
+    glossary = (record.BOOK / "glossary.md").read_text("utf-8")
+    terms = re.findall(r"^(\S.*)\n  \S", glossary, re.MULTILINE)
+    assert len(terms) == glossary.count("{doc}`")  # each names its page
+    chapters = "".join(
+        (site / f"{name}.html").read_text("utf-8") for name in record.pages()
+    )
+    for term in terms:
+        assert f'href="glossary.html#term-{term.replace(" ", "-")}"' in chapters, term
 
 
 HEADER = """---

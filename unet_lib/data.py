@@ -106,7 +106,7 @@ def load_or_stand_in():
     """Load the real stacks where they are to be had, else the stand-in.
 
     Prints one line that says which. Where UNET_BOOK_DATA is the word
-    `synthetic`, nothing else is tried; where a folder or the cache holds a wrong
+    ``synthetic``, nothing else is tried; where a folder or the cache holds a wrong
     file, that is a `DataError` and not a silent stand-in. Returns `Stacks`.
     """
     if os.environ.get(VARIABLE) == "synthetic":
