@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 
+import launch
 import nbformat
 import pybtex.database
 import pytest
@@ -290,12 +291,37 @@ def test_outputs_are_taken_for_the_code_that_made_them(
     assert dependencies == [str(tmp_path / "notebooks" / "index.ipynb")]
 
 
+def add_settings(folder, address=""):
+    """Give a small book the extensions, sources and settings of this one."""
+    shutil.copytree(record.BOOK / "_ext", folder / "book" / "_ext")
+    shutil.copytree(record.BOOK.parent / "unet_lib", folder / "unet_lib")
+    shutil.copy(record.BOOK / "references.bib", folder / "book")
+    settings, changed = re.subn(
+        r"(?m)^  url: .*$", f'  url: "{address}"', record.CONFIG.read_text("utf-8")
+    )
+    assert changed == 1
+    (folder / "_config.yml").write_text(settings, "utf-8")
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/ada/unet-book"])
+def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(tmp_path, address):
+    small_book(tmp_path, "1 + 1")
+    add_settings(tmp_path, address)
+
+    run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
+
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
+    assert "as recorded" in shown
+    assert 'href="_sources/index.ipynb"' in shown
+    links = launch.links("https://github.com/ada/unet-book", "main", "index")
+    for service, link in links.items():
+        assert (f'href="{link}"' in shown) == bool(address), service
+
+
 def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
     small_book(tmp_path, "1 + 2")
-    shutil.copytree(record.BOOK / "_ext", tmp_path / "book" / "_ext")
-    shutil.copytree(record.BOOK.parent / "unet_lib", tmp_path / "unet_lib")
-    shutil.copy(record.BOOK / "references.bib", tmp_path / "book")
-    shutil.copy(record.BOOK.parent / "_config.yml", tmp_path)
+    add_settings(tmp_path)
 
     run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
 
