@@ -5,12 +5,14 @@
     python book/record.py --check data       on synthetic stacks; writes nothing
     python book/record.py --text data        only text has changed: runs nothing
 
-A page is book/<name>.md, its recording notebooks/<name>.ipynb. A recording is
-written only if every cell of the page ran and nothing in it depends on the
+A page is book/<name>.md, its recording notebooks/<name>.ipynb, which has one cell more:
+the first installs what is missing, where somebody opens the notebook elsewhere. A
+recording is written only if every cell of the page ran and nothing in it depends on the
 machine or the day: no times, no widget state, no absolute path.
 """
 
 import argparse
+import copy
 import hashlib
 import os
 import re
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -27,9 +30,25 @@ BOOK = Path(__file__).resolve().parent
 # The folder of the recordings, and where a page runs: a notebook opened there
 # by hand finds the same files.
 NOTEBOOKS = BOOK.parent / "notebooks"
+CONFIG = BOOK.parent / "_config.yml"
 LARGEST = 1_500_000  # bytes of a recording
 STAND_IN = "Data: the synthetic stand-in"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# The cell that installs what a notebook needs, and what it does besides where there is
+# the notebook alone, as on Colab.
+SETUP = """\
+# Only where unet_lib is missing: installs what this notebook needs.
+import importlib.util
+from pathlib import Path
+
+if importlib.util.find_spec("unet_lib") is None:
+{fetch}    %pip install --quiet "..[book,fast]"
+"""
+FETCH = """\
+    if not Path("../unet_lib").exists():
+        !git clone --quiet --depth 1 {address} unet-book
+        %cd -q unet-book/notebooks
+"""
 # Two or more parts from the root: /home/name, C:\Users; not https://a/b, not </b>.
 ABSOLUTE_PATH = re.compile(
     r"""(?<![\w.:/<~-])/[\w.-]+/[\w.-]+ | \b[A-Za-z]:\\+\w+""", re.VERBOSE
@@ -56,6 +75,8 @@ def read_page(name: str) -> nbformat.NotebookNode:
     if not page.exists():
         raise RecordingError(f"no page {page.name}; the pages are {', '.join(pages())}")
     notebook = jupytext.read(page, fmt="md:myst")
+    # JupyterLab may have saved the recording's first cell into the page.
+    notebook.cells = [cell for cell in notebook.cells if not is_setup(cell)]
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {
@@ -183,9 +204,32 @@ def on_stand_in(notebook: nbformat.NotebookNode) -> bool:
     )
 
 
+def setup_cell(address: str) -> nbformat.NotebookNode:
+    """Return the cell that installs what is missing; it is not run for a recording.
+
+    Args:
+        address: of the repository, for `git clone`; if it is empty, the notebook
+            has to lie in a clone.
+    """
+    fetch = FETCH.format(address=address) if address else ""
+    return nbformat.v4.new_code_cell(
+        SETUP.format(fetch=fetch).rstrip(), id="setup", metadata={"tags": ["setup"]}
+    )
+
+
+def with_setup(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return the notebook with that cell before its first one of code."""
+    address = yaml.safe_load(CONFIG.read_text("utf-8"))["repository"]["url"]
+    kinds = [cell.cell_type for cell in notebook.cells]
+    whole = copy.copy(notebook)
+    whole.cells = list(notebook.cells)
+    whole.cells.insert(kinds.index("code"), setup_cell(address))
+    return whole
+
+
 def write(notebook: nbformat.NotebookNode, name: str) -> int:
     """Write notebooks/<name>.ipynb whole or not at all; return its bytes."""
-    text = nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(with_setup(notebook)) + "\n"
     size = len(text.encode())
     if size > LARGEST:
         raise RecordingError(
@@ -240,8 +284,17 @@ def take_over_text(name: str) -> None:
     print(f"{name}\n  notebooks/{name}.ipynb: {write(page, name):,} bytes")
 
 
+def is_setup(cell: nbformat.NotebookNode) -> bool:
+    return "setup" in cell.metadata.get("tags", [])
+
+
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    """Return the cells of code that are the page's."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and not is_setup(cell)
+    ]
 
 
 def main() -> int:

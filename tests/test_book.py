@@ -10,10 +10,13 @@ import subprocess
 import sys
 import types
 
+import launch
 import nbformat
+import pybtex.database
 import pytest
 import record
 import recorded
+import reference
 import yaml
 
 pytestmark = pytest.mark.book
@@ -178,6 +181,59 @@ def test_the_recording_can_be_downloaded(site, name):
     assert f'href="_sources/{name}.ipynb"' in (site / f"{name}.html").read_text("utf-8")
 
 
+MODULES = reference.load(record.BOOK.parent).modules.values()
+ENTRIES = [one for module in MODULES for one in reference.entries(module)]
+CHAPTERS = re.compile(r":doc:`([^`]*)`")
+
+
+@pytest.mark.parametrize("name", ["reference"])
+def test_an_entry_and_its_chapter_are_linked_both_ways(site, page, name):
+    shown = (site / "reference.html").read_text("utf-8")
+    linked = 0
+    for entry in ENTRIES:
+        for chapter in CHAPTERS.findall(reference.sentence(entry)):
+            _, mark, body = shown.partition(f'id="{entry.path}"')
+            assert mark, entry.path
+            assert f'href="{chapter}.html"' in body.partition('<dt class="sig')[0]
+            back = f'href="reference.html#{entry.path}"'
+            assert back in (site / f"{chapter}.html").read_text("utf-8")
+            linked += 1
+    assert linked > 50
+    # Napoleon has read the sections of the docstrings.
+    assert "Parameters" in page.text
+    assert not re.search(r"\b(Args|Raises|Returns):\s+\w+:", page.text)
+
+
+REFERENCES = pybtex.database.parse_file(record.BOOK / "references.bib").entries
+
+
+@pytest.mark.parametrize("key", REFERENCES)
+def test_a_source_is_shown_with_a_link_to_it(site, key):
+    fields = REFERENCES[key].fields
+    addresses = []
+    if "doi" in fields:
+        assert re.fullmatch(r"10\.\d{4,}/\S+", fields["doi"])
+        addresses.append(f"https://doi.org/{fields['doi']}")
+    if "eprint" in fields:
+        addresses.append(f"https://arxiv.org/abs/{fields['eprint']}")
+    if "url" in fields:
+        addresses.append(fields["url"])
+    assert addresses
+    shown = (site / "bibliography.html").read_text("utf-8")
+    assert [f'href="{one}"' in shown for one in addresses] == [True] * len(addresses)
+
+
+def test_each_term_of_the_glossary_is_linked_from_a_chapter(site):
+    glossary = (record.BOOK / "glossary.md").read_text("utf-8")
+    terms = re.findall(r"^(\S.*)\n  \S", glossary, re.MULTILINE)
+    assert len(terms) == glossary.count("{doc}`")  # each names its page
+    chapters = "".join(
+        (site / f"{name}.html").read_text("utf-8") for name in record.pages()
+    )
+    for term in terms:
+        assert f'href="glossary.html#term-{term.replace(" ", "-")}"' in chapters, term
+
+
 HEADER = """---
 jupytext:
   text_representation:
@@ -235,11 +291,37 @@ def test_outputs_are_taken_for_the_code_that_made_them(
     assert dependencies == [str(tmp_path / "notebooks" / "index.ipynb")]
 
 
+def add_settings(folder, address=""):
+    """Give a small book the extensions, sources and settings of this one."""
+    shutil.copytree(record.BOOK / "_ext", folder / "book" / "_ext")
+    shutil.copytree(record.BOOK.parent / "unet_lib", folder / "unet_lib")
+    shutil.copy(record.BOOK / "references.bib", folder / "book")
+    settings, changed = re.subn(
+        r"(?m)^  url: .*$", f'  url: "{address}"', record.CONFIG.read_text("utf-8")
+    )
+    assert changed == 1
+    (folder / "_config.yml").write_text(settings, "utf-8")
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/ada/unet-book"])
+def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(tmp_path, address):
+    small_book(tmp_path, "1 + 1")
+    add_settings(tmp_path, address)
+
+    run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
+
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
+    assert "as recorded" in shown
+    assert 'href="_sources/index.ipynb"' in shown
+    links = launch.links("https://github.com/ada/unet-book", "main", "index")
+    for service, link in links.items():
+        assert (f'href="{link}"' in shown) == bool(address), service
+
+
 def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
     small_book(tmp_path, "1 + 2")
-    shutil.copytree(record.BOOK / "_ext", tmp_path / "book" / "_ext")
-    shutil.copy(record.BOOK / "references.bib", tmp_path / "book")
-    shutil.copy(record.BOOK.parent / "_config.yml", tmp_path)
+    add_settings(tmp_path)
 
     run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
 

@@ -30,7 +30,7 @@ def test_each_recording_has_a_page():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_and_recording_are_equal(name):
-    assert cells(recording(name)) == cells(record.read_page(name)), (
+    assert cells(recording(name)) == cells(record.with_setup(record.read_page(name))), (
         f"{name}.md has changed since; run: python book/record.py {name} "
         "(with --text if no code has changed)"
     )

@@ -1,6 +1,6 @@
 """How far two ways to number the cells of a slice agree: by pairs, by information.
 
-Built in chapter 7, *The challenge's metrics*.
+Built in :doc:`metrics`.
 """
 
 import math

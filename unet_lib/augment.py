@@ -2,7 +2,7 @@
 
 Everything that moves pixels is one map of coordinates, and image, labels and
 weights are read through that same map once. So labels cannot part from their
-image. Built in chapter 4, *Augmentation*.
+image. Built in :doc:`augmentation`.
 """
 
 from dataclasses import dataclass
@@ -194,6 +194,15 @@ class TileSampler:
             in whatever order and batch; between batches of different sizes, to
             the rounding of float32.
         device: where the stack lies and the tiles are made.
+
+    Example:
+        >>> stack = np.zeros((30, 64, 64), np.float32)
+        >>> sampler = TileSampler(
+        ...     stack, stack.astype(int), stack + 1, tile=44, output=4
+        ... )
+        >>> images, labels, weights = sampler.batch(range(3))
+        >>> images.shape, labels.shape
+        (torch.Size([3, 1, 44, 44]), torch.Size([3, 4, 4]))
     """
 
     def __init__(

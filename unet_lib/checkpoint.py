@@ -1,6 +1,6 @@
 """What a training run writes: checkpoints to go on from, and its record.
 
-Nothing in the files is pickled. Used in chapter 5, *Training on a GPU*.
+Nothing in the files is pickled. Used in :doc:`training`.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What a training run is asked to do: its fields, their ranges, their defaults.
 
-Used in chapter 5, *Training on a GPU*, as `unet_lib.train.TrainConfig`.
+Used in :doc:`training`, as `unet_lib.train.TrainConfig`.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class TrainConfig:
             has 572.
         batch: tiles a step. Paper: 1.
         optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
-            deviation that gets going in far fewer steps (chapter 5).
+            deviation that gets going in far fewer steps.
         momentum: of SGD. Paper: 0.99.
         learning_rate: at the start. Not stated in the paper.
         schedule: ``"linear"``, the rate falls to 0 over `steps`, or
@@ -140,7 +140,12 @@ class TrainConfig:
             )
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """The learning rate of a step, counted from 0.
+
+        Example:
+            >>> TrainConfig(learning_rate=0.01, steps=100).rate(75)
+            0.0025
+        """
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * (1 - step / self.steps)

@@ -1,6 +1,6 @@
 """The ISBI 2012 stacks: get, check, load, split, export.
 
-Built in chapter 1, *Data*.
+Built in :doc:`data`.
 """
 
 import hashlib
@@ -83,7 +83,6 @@ def load_isbi2012(folder=None):
     `DownloadError` (an OSError) where the zip cannot be fetched.
 
     Source: https://imagej.net/events/isbi-2012-segmentation-challenge.
-    Built in chapter 1, Data.
     """
     if folder is None:
         folder = os.environ.get(VARIABLE)
@@ -107,7 +106,7 @@ def load_or_stand_in():
     """Load the real stacks where they are to be had, else the stand-in.
 
     Prints one line that says which. Where UNET_BOOK_DATA is the word
-    `synthetic`, nothing else is tried; where a folder or the cache holds a wrong
+    ``synthetic``, nothing else is tried; where a folder or the cache holds a wrong
     file, that is a `DataError` and not a silent stand-in. Returns `Stacks`.
     """
     if os.environ.get(VARIABLE) == "synthetic":
@@ -142,7 +141,12 @@ def folds(slices=30, k=5):
     Neighbouring slices look alike, so a random split would test on near copies
     of what it trained on. Returns a list of `k` pairs (training indices, held-out
     indices), int arrays in rising order; blocks differ by one slice at the most.
-    Raises ValueError unless 2 <= k <= slices. Built in chapter 1, Data.
+    Raises ValueError unless 2 <= k <= slices.
+
+    Example:
+        >>> training, held_out = folds(slices=30, k=5)[4]
+        >>> held_out
+        array([24, 25, 26, 27, 28, 29])
     """
     whole = isinstance(k, Integral) and isinstance(slices, Integral)
     if not whole or not 2 <= k <= slices:

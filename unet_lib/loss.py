@@ -1,6 +1,6 @@
 """The loss: pixel-wise soft-max and cross-entropy, weighted (section 3, equation 1).
 
-Built in chapter 3, *Weight maps*, and chapter 5, *Training on a GPU*.
+Built in :doc:`weight-maps` and :doc:`training`.
 """
 
 import numpy as np

@@ -4,8 +4,7 @@ Its first table, the paper's, has the pixel error, the Rand error and the warpin
 error; its ranking since 2015 has V-Rand and V-Info, which hardly depend on how wide
 borders are drawn. All are computed slice by slice, in 2-D.
 
-The pixel error is built in chapter 6, *Overlap-tile evaluation*, the others in
-chapter 7, *The challenge's metrics*.
+Built in :doc:`metrics`.
 """
 
 import math
@@ -44,7 +43,7 @@ class Curve(NamedTuple):
 
     value: float
     threshold: float  # where `value` is taken
-    values: np.ndarray  # float64, one for each of `thresholds`; NaN: undefined
+    values: np.ndarray  # float64, one for each of `thresholds`; NaN for 0/0
     thresholds: np.ndarray
     per_slice: np.ndarray  # (slices, thresholds), each slice as if it were alone
 
@@ -86,6 +85,18 @@ def evaluate(labels, probabilities, progress: bool = False) -> Scores:
     Raises:
         ValueError: for unlike or empty shapes, labels other than 0 and 1,
             probabilities that are not finite or not from 0 to 1.
+
+    Example:
+        Two cells of 8 x 4 pixels, and a hole of one pixel in the membrane between
+        them. The pixel error hardly sees it, the others see a merge:
+
+        >>> labels = np.ones((8, 9), np.uint8)
+        >>> labels[:, 4] = 0
+        >>> merged = labels.astype(float)
+        >>> merged[3, 4] = 1
+        >>> scores = evaluate(labels, merged)
+        >>> round(scores.pixel_error, 3), round(scores.v_rand, 3)
+        (0.008, 0.667)
     """
     labels, probabilities = _checked(labels, probabilities)
     curves = _curves(labels, probabilities, FIGURES, progress)
@@ -100,7 +111,7 @@ def pixel_error(labels, probabilities) -> Curve:
     A pixel is called cell where its probability is above the threshold. True
     and false ones are summed over all slices before F = 2PR/(P+R). This is the
     challenge's pixel error (Table 1 of the paper), not the share of wrong
-    pixels. Arguments and errors as for `evaluate`.
+    pixels. Arguments and errors as for `evaluate`. Built in :doc:`overlap-tile`.
     """
     return _curve("pixel_error", labels, probabilities)
 

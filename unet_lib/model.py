@@ -1,6 +1,6 @@
 """The network of the paper (section 2, Figure 1) and its size arithmetic.
 
-Built in chapter 2, *Architecture*.
+Built in :doc:`architecture`.
 """
 
 import json
@@ -42,6 +42,15 @@ class UNet(nn.Module):
     Raises:
         ValueError: for arguments out of range, and by ``forward`` for an
             input of the wrong shape or of a size that the network cannot take.
+
+    Example:
+        >>> network = UNet(base_channels=2)  # the sizes do not depend on it
+        >>> network.output_size(572)
+        388
+        >>> network.input_size(512)
+        700
+        >>> network.valid_sizes(560, 610)
+        [572, 588, 604]
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Overlap-tile prediction of images of any size (section 2, Figure 2).
 
-Built in chapter 6, *Overlap-tile evaluation*.
+Built in :doc:`overlap-tile`.
 """
 
 import itertools
@@ -37,6 +37,11 @@ def plan_axis(network: UNet, length: int, tile: int) -> Axis:
     does each tile's pooling fall on the same pixels as in a single large tile,
     so that stitched tiles equal the whole. With the paper's 572 and 388 the
     stride is 384, not 388.
+
+    Example:
+        >>> plan = plan_axis(UNet(base_channels=2), length=512, tile=572)
+        >>> plan.output, plan.stride, plan.tiles
+        (388, 384, 2)
     """
     if length < 1:
         raise ValueError(f"Expected a length of at least one pixel, got {length}.")
@@ -151,6 +156,11 @@ def predict(
         ValueError: for images of another rank, empty or not finite, for a
             network of a single class, for an illegal tile, and for a padded
             network if one tile does not cover the slice.
+
+    Example:
+        >>> network = UNet(base_channels=2, depth=2)
+        >>> predict(network, np.zeros((40, 51), np.float32)).shape
+        (40, 51)
     """
     stack = _checked(network, images)
     if versions not in (1, 7, 8):

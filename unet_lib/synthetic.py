@@ -1,6 +1,6 @@
 """A synthetic stand-in for the stacks, for machines that have none.
 
-Shown in chapter 1, *Data*.
+Shown in :doc:`data`.
 """
 
 from numbers import Integral

@@ -2,10 +2,10 @@
 
 Both are sequential by definition: what happens to a pixel depends on those before
 it, so no array operation gives the same pixels. Their two loops are compiled by
-numba where it is installed (`pip install "unet-lib[fast]"`); without it the same
+numba where it is installed (``pip install "unet-lib[fast]"``); without it the same
 code runs as plain Python, to the same pixels, several times slower.
 
-Built in chapter 7, *The challenge's metrics*.
+Built in :doc:`metrics`.
 """
 
 import functools
@@ -13,6 +13,19 @@ import functools
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
+
+__all__ = [
+    "HOLE_ADDITION",
+    "HOLE_DELETION",
+    "MERGE",
+    "OBJECT_ADDITION",
+    "OBJECT_DELETION",
+    "SPLIT",
+    "mismatches",
+    "simple_points",
+    "thin",
+    "warp",
+]
 
 # What a pixel is that differs from the proposal after warping, as the challenge's
 # software numbers it. Only merges and splits count in the warping error.
@@ -76,6 +89,10 @@ def thin(cell: np.ndarray) -> np.ndarray:
     Returns:
         int32 ``(height, width)``: the cells' numbers from 1 on, 0 on the dams.
         All 1 where there is no cell.
+
+    Example:
+        >>> thin(np.array([[1, 0, 0, 0, 0, 1]]) > 0)
+        array([[1, 1, 1, 0, 2, 2]], dtype=int32)
     """
     cell = _checked_slice(cell) > 0
     return np.ascontiguousarray(thinned(label(cell.T)).T)

@@ -1,6 +1,6 @@
 """Training: the loop, with its checkpoints and its record (section 3).
 
-Built in chapter 5, *Training on a GPU*.
+Built in :doc:`training`.
 """
 
 import dataclasses

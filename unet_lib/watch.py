@@ -1,7 +1,7 @@
 """Watching a run from elsewhere: TensorBoard, and Weights & Biases if asked for.
 
-Both are optional (`pip install "unet-lib[tensorboard]"`, `"unet-lib[wandb]"`) and
-are imported only when a run asks for them. Used in chapter 5, *Training on a GPU*.
+Both are optional (``pip install "unet-lib[tensorboard]"``, ``"unet-lib[wandb]"``) and
+are imported only when a run asks for them. Used in :doc:`training`.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The weight map of the loss (section 3, equation 2).
 
-Built in chapter 3, *Weight maps*.
+Built in :doc:`weight-maps`.
 """
 
 from numbers import Real
@@ -71,6 +71,13 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
     Raises:
         ValueError: for labels of another rank or type, or below 0, and for a
             negative w0 or a sigma that is not positive.
+
+    Example:
+        Two cells with one pixel of membrane between them:
+
+        >>> labels = np.array([[1, 1, 1, 0, 1, 1, 1]])
+        >>> weight_map(labels).round(1)
+        array([[ 0.6,  0.6,  0.6, 12.7,  0.6,  0.6,  0.6]], dtype=float32)
     """
     labels = np.asarray(labels)
     if labels.ndim not in (2, 3) or labels.size == 0:

@@ -34,8 +34,7 @@ def read(text: str) -> nbformat.NotebookNode:
         warn(name, "is not recorded")
         return page
     recorded = nbformat.reads(recording.read_text("utf-8"), as_version=4)
-    written_cells = [cell for cell in page.cells if cell.cell_type == "code"]
-    recorded_cells = [cell for cell in recorded.cells if cell.cell_type == "code"]
+    written_cells, recorded_cells = code_cells(page), code_cells(recorded)
     if len(written_cells) != len(recorded_cells):
         warn(
             name,
@@ -52,6 +51,15 @@ def read(text: str) -> nbformat.NotebookNode:
         written.execution_count = run.execution_count
     page.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     return page
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the page's code; a recording begins with a cell of its own besides."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "setup" not in cell.metadata.get("tags", [])
+    ]
 
 
 def warn(name: str, reason: str) -> None:

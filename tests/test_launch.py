@@ -1,0 +1,110 @@
+"""A chapter opened elsewhere: where its links lead, what its first cell installs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import launch
+import nbformat
+import pytest
+import record
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://github.com/ada/unet-book", "https://github.com/ada/unet-book.git/"],
+)
+def test_a_repository_on_github_is_opened_on_colab_and_binder(address):
+    assert launch.links(address, "main", "data") == {
+        "Colab": "https://colab.research.google.com/github/ada/unet-book/blob/main/"
+        "notebooks/data.ipynb",
+        "Binder": "https://mybinder.org/v2/git/"
+        "https%3A%2F%2Fgithub.com%2Fada%2Funet-book/main"
+        "?urlpath=lab/tree/notebooks/data.ipynb",
+    }
+
+
+def test_a_repository_elsewhere_is_opened_on_binder_alone():
+    links = launch.links("https://example.org/a/unet-book", "a/b", "data")
+    assert list(links) == ["Binder"]
+    assert "/https%3A%2F%2Fexample.org%2Fa%2Funet-book/a%2Fb?" in links["Binder"]
+
+
+def test_the_first_cell_fetches_the_repository_if_it_has_an_address():
+    source = record.setup_cell("https://example.org/unet-book").source
+    assert "git clone --quiet --depth 1 https://example.org/unet-book " in source
+    assert "git" not in record.setup_cell("").source
+    assert "%pip install" in record.setup_cell("").source
+
+
+def test_the_first_cell_is_no_part_of_the_page(tmp_path, monkeypatch):
+    page = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# Page"), nbformat.v4.new_code_cell("1")]
+    )
+    monkeypatch.setattr(record, "NOTEBOOKS", tmp_path)
+    record.write(page, "page")
+    written = nbformat.read(tmp_path / "page.ipynb", as_version=4)
+    assert [cell.cell_type for cell in written.cells] == ["markdown", "code", "code"]
+    assert record.is_setup(written.cells[1])
+    assert [cell.source for cell in record.code_cells(written)] == ["1"]
+    assert len(page.cells) == 2
+
+
+def run_cell(python, source, folder, environment):
+    """Run a cell with this Python's IPython, as a notebook in the folder would."""
+    script = folder / "cell.ipy"
+    script.write_text(source)
+    return subprocess.run(
+        [python, "-m", "IPython", "--quick", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_first_cell_does_nothing_where_the_package_is(tmp_path):
+    # pip would fail here: there is nothing to install in the folder above.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)}
+    source = record.setup_cell("https://example.org/nothing").source
+    run = run_cell(sys.executable, source, tmp_path, environment)
+    assert run.returncode == 0
+    assert run.stdout + run.stderr == ""
+
+
+@pytest.mark.network
+def test_the_first_cell_makes_a_bare_environment_run_the_book(tmp_path):
+    """As on Colab: the notebook alone, in an environment without unet_lib."""
+    if not os.environ.get("CI"):
+        pytest.skip("it takes minutes: set the variable CI to run it")
+    bare = tmp_path / "bare"
+    venv.create(bare, with_pip=True)
+    python = bare / ("Scripts" if os.name == "nt" else "bin") / "python"
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path), "MPLBACKEND": "agg"}
+    environment |= {"UNET_BOOK_DATA": "synthetic"}
+    environment.pop("PYTHONPATH", None)
+    install = [python, "-m", "pip", "install", "--quiet", "ipython"]
+    if subprocess.run(install, env=environment).returncode:
+        pytest.skip("no package registry can be reached")
+    repository = tmp_path / "repository"
+    ignored = shutil.ignore_patterns(".*", "_build", "runs", "data", "*.egg-info")
+    shutil.copytree(ROOT, repository, ignore=ignored)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    source = record.setup_cell(repository.as_uri()).source
+    first = record.code_cells(record.read_page("index"))[0].source
+    run = run_cell(
+        python, f"{source}\n\n{first}\nprint(data.__file__)", folder, environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert record.STAND_IN in run.stdout
+    assert str(bare) in run.stdout
+    assert (folder / "unet-book" / "notebooks" / "index.ipynb").exists()
