@@ -3,11 +3,8 @@
 import base64
 import hashlib
 import html.parser
-import os
 import re
 import shutil
-import subprocess
-import sys
 import types
 
 import nbformat
@@ -31,31 +28,6 @@ def entries(branch):
 
 
 PAGES = entries(TOC)
-
-
-def build(book, output, barred):
-    """Build a book; importing torch or anything else that runs pages is barred."""
-    barred.mkdir()
-    for module in ("torch", "unet_lib", "matplotlib"):
-        (barred / f"{module}.py").write_text(
-            f"raise ImportError('the book is built without {module}')\n"
-        )
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", str(book), "-W", "--keep-going", "--path-output", str(output)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(barred), "NO_COLOR": "1"},
-    )
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    output = tmp_path_factory.mktemp("book")
-    run = build(record.BOOK, output, output / "barred")
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return output / "_build" / "html"
 
 
 # The attributes by which an element of a page loads something.
@@ -235,7 +207,7 @@ def test_outputs_are_taken_for_the_code_that_made_them(
     assert dependencies == [str(tmp_path / "notebooks" / "index.ipynb")]
 
 
-def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
+def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path):
     small_book(tmp_path, "1 + 2")
     shutil.copytree(record.BOOK / "_ext", tmp_path / "book" / "_ext")
     shutil.copy(record.BOOK / "references.bib", tmp_path / "book")

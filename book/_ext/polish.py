@@ -1,0 +1,28 @@
+"""The last touches to a page's HTML, where Sphinx leaves something to wish for."""
+
+import re
+
+from sphinx.application import Sphinx
+
+# An inline formula and the punctuation that touches it.
+FORMULA = re.compile(
+    r'[(\[“]*<span class="math notranslate nohighlight">[^<]*</span>[.,:;!?)\]”]*'
+)
+
+
+def touch_up(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object
+) -> None:
+    if "body" not in context:
+        return
+    # A browser would let a line begin with the comma after a formula.
+    body = FORMULA.sub(
+        r'<span style="white-space: nowrap">\g<0></span>', context["body"]
+    )
+    # The role that docutils gives to a source is deprecated, and no item of a list.
+    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("html-page-context", touch_up)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
