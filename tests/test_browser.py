@@ -237,6 +237,14 @@ def test_nothing_is_cut_off_on_a_phone(phone):
     assert found == {"width": 390, "outside": [], "hidden": []}
 
 
+def test_tables_fit_a_phone(phone):
+    tables = phone.page.locator("article table")
+    wide = tables.evaluate_all("""tables => tables
+      .filter(table => table.getBoundingClientRect().right > innerWidth)
+      .map(table => table.textContent.trim())""")
+    assert wide == []
+
+
 def test_figures_are_as_wide_as_a_phone(phone):
     """So that 12 points in a figure of 7 inches are more than 9 pixels."""
     widths = phone.page.locator(".cell_output > figure img, [data-explore] img")

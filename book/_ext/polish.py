@@ -8,6 +8,9 @@ from sphinx.application import Sphinx
 FORMULA = re.compile(
     r'[(\[“]*<span class="math notranslate nohighlight">[^<]*</span>[.,:;!?)\]”]*'
 )
+# A word of inline code, and the joints at which a phone may break it.
+CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
+JOINT = re.compile(r"(?<=[._(=/])(?=[^\W\d]|&quot;)")
 
 
 def touch_up(
@@ -19,6 +22,7 @@ def touch_up(
     body = FORMULA.sub(
         r'<span style="white-space: nowrap">\g<0></span>', context["body"]
     )
+    body = CODE.sub(lambda word: JOINT.sub("<wbr>", word[0]), body)
     # The role that docutils gives to a source is deprecated, and no item of a list.
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
