@@ -150,6 +150,14 @@ def test_each_slider_changes_its_picture_by_keyboard(desktop):
             assert ring >= 1
 
 
+def test_inline_code_is_not_broken_on_a_desktop(desktop):
+    broken = desktop.page.locator("article code .pre").evaluate_all("""words => words
+      .filter(word =>
+        new Set([...word.getClientRects()].map(line => line.top)).size > 1)
+      .map(word => word.textContent)""")
+    assert broken == []
+
+
 # By the rules of WCAG 2, levels A and AA.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 # Of the coloured words of the code one of each kind is left: a page has thousands.
