@@ -1,10 +1,13 @@
 """What the tests share."""
 
 import os
+import subprocess
+import sys
 
 import hypothesis
 import matplotlib
 import pytest
+import record
 import torch
 
 # Windows of figures are not opened. Set here and not in the environment, where
@@ -25,6 +28,38 @@ def gpu():
     if torch.backends.mps.is_available():
         return "mps"
     pytest.skip("no GPU that PyTorch can use")
+
+
+@pytest.fixture(scope="session")
+def build():
+    """Builds a book; importing torch or anything else that runs pages is barred."""
+
+    def run(book, output, barred):
+        barred.mkdir()
+        for module in ("torch", "unet_lib", "matplotlib"):
+            (barred / f"{module}.py").write_text(
+                f"raise ImportError('the book is built without {module}')\n"
+            )
+        main = "from jupyter_book.cli.main import main; main()"
+        command = [sys.executable, "-c", main, "build", str(book), "-W"]
+        command += ["--keep-going", "--path-output", str(output)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(barred), "NO_COLOR": "1"},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def site(build, tmp_path_factory):
+    """The folder of the built book."""
+    output = tmp_path_factory.mktemp("book")
+    run = build(record.BOOK, output, output / "barred")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return output / "_build" / "html"
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,8 @@
 import base64
 import hashlib
 import html.parser
-import os
 import re
 import shutil
-import subprocess
-import sys
 import types
 
 import launch
@@ -34,31 +31,6 @@ def entries(branch):
 
 
 PAGES = entries(TOC)
-
-
-def build(book, output, barred):
-    """Build a book; importing torch or anything else that runs pages is barred."""
-    barred.mkdir()
-    for module in ("torch", "unet_lib", "matplotlib"):
-        (barred / f"{module}.py").write_text(
-            f"raise ImportError('the book is built without {module}')\n"
-        )
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", str(book), "-W", "--keep-going", "--path-output", str(output)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(barred), "NO_COLOR": "1"},
-    )
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    output = tmp_path_factory.mktemp("book")
-    run = build(record.BOOK, output, output / "barred")
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return output / "_build" / "html"
 
 
 # The attributes by which an element of a page loads something.
@@ -304,7 +276,9 @@ def add_settings(folder, address=""):
 
 
 @pytest.mark.parametrize("address", ["", "https://github.com/ada/unet-book"])
-def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(tmp_path, address):
+def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(
+    build, tmp_path, address
+):
     small_book(tmp_path, "1 + 1")
     add_settings(tmp_path, address)
 
@@ -319,7 +293,7 @@ def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(tmp_path, a
         assert (f'href="{link}"' in shown) == bool(address), service
 
 
-def test_a_page_that_differs_from_its_recording_fails_the_build(tmp_path):
+def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path):
     small_book(tmp_path, "1 + 2")
     add_settings(tmp_path)
 

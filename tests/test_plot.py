@@ -1,11 +1,9 @@
-"""plot: what is drawn, by its values, and the slider, in a real browser."""
+"""plot: what is drawn, by its values. Sliders are moved in test_browser.py."""
 
 import base64
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import matplotlib
@@ -254,67 +252,6 @@ def test_explore_in_a_plain_script(capsys):
     plot.explore(draw, {"x": [1, 2]}, "A line")
     assert capsys.readouterr().out == "A line (x: 2 pictures)\n"
     assert not plt.get_fignums()
-
-
-def test_a_browser_moves_the_sliders(tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    one = slider(grey, {"x": [0.1, 0.9]}, start={"x": 0.9})
-    two = slider(lambda a, b: grey((3 * a + b) / 9), {"a": [1, 2], "b": [1, 2, 3]})
-    script = """
-    const seen = [];
-    const note = box => seen.push([
-      box.querySelector("img").alt, box.querySelector("img").src,
-      [...box.querySelectorAll("output")].map(element => element.textContent),
-      [...box.querySelectorAll("input")].map(element => element.ariaValueText)]);
-    const move = (box, which, index) => {
-      const control = box.querySelectorAll("input")[which];
-      control.value = index;
-      control.dispatchEvent(new Event("input", {bubbles: true}));
-      note(box);
-    };
-    const [first, second, again] = document.querySelectorAll("[data-explore]");
-    note(first);
-    move(first, 0, 0);
-    move(second, 1, 2);
-    move(second, 0, 1);
-    note(again);  // the same slider a second time stands still
-    move(again, 0, 0);
-    document.body.innerHTML = `<pre>${btoa(JSON.stringify(seen))}</pre>`;
-    """
-    page = tmp_path / "page.html"
-    page.write_text(
-        '<!doctype html><meta charset="utf-8">'
-        f"{one}{two}{one}<script>{script}</script>",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [
-            *(chromium, "--headless", "--no-sandbox", "--disable-gpu"),
-            *(
-                "--disable-background-networking",
-                f"--user-data-dir={tmp_path / 'user'}",
-            ),
-            *("--dump-dom", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    found = re.search("<pre>(.*)</pre>", done.stdout)
-    assert found, done.stderr
-    seen = json.loads(base64.b64decode(found[1]))
-    a, b = Elements(one).data["frames"], Elements(two).data["frames"]
-    assert len({*a, *b}) == 8
-    assert seen == [
-        ["A square, x 0.9", a[1], ["0.9"], ["0.9"]],
-        ["A square, x 0.1", a[0], ["0.1"], ["0.1"]],
-        ["A square, a 1, b 3", b[2], ["1", "3"], ["1", "3"]],
-        ["A square, a 2, b 3", b[5], ["2", "3"], ["2", "3"]],
-        ["A square, x 0.9", a[1], ["0.9"], ["0.9"]],
-        ["A square, x 0.1", a[0], ["0.1"], ["0.1"]],
-    ]
 
 
 def test_in_a_notebook(monkeypatch):
