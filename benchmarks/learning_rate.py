@@ -21,7 +21,7 @@ from unet_lib.files import write_text
 from unet_lib.train import TrainConfig, fit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning-rate"
-TRIALS = [f"16:444:900:{rate}" for rate in ("1e-4", "3e-4", "1e-3", "1e-2")]
+TRIALS = [f"16:444:900:{rate}" for rate in ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")]
 TRIALS += [f"64:252:150:{rate}" for rate in ("1e-4", "1e-3")]
 
 

@@ -3,7 +3,7 @@
 A table is a TOML file such as the book's, results/experiments.toml. Its `[scales]`
 say what all runs of a size share, its `[variants]` what each changes, as fields of
 `TrainConfig`; each `[[runs]]` names variants to be trained at a scale over folds and
-with seeds, in the order in which they are made.
+with seeds, in the order in which they are made. Used in :doc:`results`.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """What the records of experiments say: figures, slices, differences of pairs.
 
-Built in chapter 8, *Results*.
+Built in :doc:`results`.
 """
 
 import json
