@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from unet_lib import cli, cli_train, data, train
 from unet_lib.augment import Augmentation
@@ -434,7 +435,7 @@ def test_experiments_refuses(arguments, code, message, table, capsys):
 
 @pytest.mark.parametrize("shape", [(30, 41), (2, 30, 41)])
 def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
-    network = UNet(base_channels=2, depth=1)
+    network = UNet(base_channels=2, depth=1).to(memory_format=torch.channels_last)
     save_network(network, tmp_path / "network.safetensors")
     grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     tifffile.imwrite(tmp_path / "in.tif", grey)
@@ -460,6 +461,7 @@ def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
 )
 def test_predict_takes_channels_and_gives_classes(versions, shape, axes, tmp_path):
     network = UNet(in_channels=3, num_classes=4, base_channels=2, depth=1)
+    network = network.to(memory_format=torch.channels_last)
     save_network(network, tmp_path / "network.safetensors")
     images = np.random.default_rng(0).random(shape, np.float32)
     tifffile.imwrite(tmp_path / "in.tif", images, imagej=True, metadata={"axes": axes})

@@ -23,7 +23,7 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
         folder: of the record, results/scale/variant/fold-seed.
         versions: that were averaged over: 1, 7 or 8.
         threshold: of 0.0, 0.1, ...; None takes each figure's best, as the
-            challenge does. A figure that is undefined there is None.
+            challenge does. A figure that has no value there is None.
 
     Raises:
         ValueError: for what the record does not have.
@@ -50,7 +50,7 @@ def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
         versions: as for `figures`.
 
     Returns:
-        ``(slices,)``, float64; NaN where a slice's is undefined.
+        ``(slices,)``, float64; NaN where a slice has none.
 
     Raises:
         ValueError: for what the record does not have.

@@ -12,6 +12,14 @@ FORMULA = re.compile(
 CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
 JOINT = re.compile(r"(?<=[._(=/])(?=[^\W\d]|&quot;)")
 
+# The lines of a long signature: Sphinx makes them a list of definitions of nothing.
+LINES = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
+
+
+def as_lines(signature: re.Match) -> str:
+    lines = signature[1].replace("<dd>", '<span class="sig-line">')
+    return lines.replace("</dd>", "</span>")
+
 
 def touch_up(
     app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object
@@ -23,6 +31,7 @@ def touch_up(
         r'<span style="white-space: nowrap">\g<0></span>', context["body"]
     )
     body = CODE.sub(lambda word: JOINT.sub("<wbr>", word[0]), body)
+    body = LINES.sub(as_lines, body)
     # The role that docutils gives to a source is deprecated, and no item of a list.
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
