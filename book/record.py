@@ -5,14 +5,14 @@
     python book/record.py --check data       on synthetic stacks; writes nothing
     python book/record.py --text data        only text has changed: runs nothing
 
-A page is book/<name>.md, its recording notebooks/<name>.ipynb, which has one cell more:
-the first installs what is missing, where somebody opens the notebook elsewhere. A
-recording is written only if every cell of the page ran and nothing in it depends on the
-machine or the day: no times, no widget state, no absolute path.
+A page is book/<name>.md, its recording notebooks/<name>.ipynb. A recording is written
+only if every cell of the page ran and nothing in it depends on the machine or the day:
+no times, no widget state, no absolute path. A page's first cell, which the book hides,
+installs what is missing where somebody opens the notebook elsewhere; it is put into the
+page here, with the address that _config.yml has.
 """
 
 import argparse
-import copy
 import hashlib
 import os
 import re
@@ -49,6 +49,12 @@ FETCH = """\
         !git clone --quiet --depth 1 {address} unet-book
         %cd -q unet-book/notebooks
 """
+SETUP_TAGS = ["remove-cell", "setup"]
+OPENING = "```{code-cell} ipython3"
+SETUP_CELL = re.compile(
+    rf"{re.escape(OPENING)}\n:tags: \[{', '.join(SETUP_TAGS)}\]\n.*?\n```\n\n",
+    re.DOTALL,
+)
 # Two or more parts from the root: /home/name, C:\Users; not https://a/b, not </b>.
 ABSOLUTE_PATH = re.compile(
     r"""(?<![\w.:/<~-])/[\w.-]+/[\w.-]+ | \b[A-Za-z]:\\+\w+""", re.VERBOSE
@@ -75,8 +81,6 @@ def read_page(name: str) -> nbformat.NotebookNode:
     if not page.exists():
         raise RecordingError(f"no page {page.name}; the pages are {', '.join(pages())}")
     notebook = jupytext.read(page, fmt="md:myst")
-    # JupyterLab may have saved the recording's first cell into the page.
-    notebook.cells = [cell for cell in notebook.cells if not is_setup(cell)]
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {
@@ -204,32 +208,33 @@ def on_stand_in(notebook: nbformat.NotebookNode) -> bool:
     )
 
 
-def setup_cell(address: str) -> nbformat.NotebookNode:
-    """Return the cell that installs what is missing; it is not run for a recording.
+def setup_code(address: str) -> str:
+    """Return the code of the cell that installs what is missing.
 
     Args:
         address: of the repository, for `git clone`; if it is empty, the notebook
             has to lie in a clone.
     """
-    fetch = FETCH.format(address=address) if address else ""
-    return nbformat.v4.new_code_cell(
-        SETUP.format(fetch=fetch).rstrip(), id="setup", metadata={"tags": ["setup"]}
-    )
+    return SETUP.format(fetch=FETCH.format(address=address) if address else "").rstrip()
 
 
-def with_setup(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return the notebook with that cell before its first one of code."""
+def put_setup(name: str) -> None:
+    """Put that cell into the page, before its first other one, or renew it there."""
     address = yaml.safe_load(CONFIG.read_text("utf-8"))["repository"]["url"]
-    kinds = [cell.cell_type for cell in notebook.cells]
-    whole = copy.copy(notebook)
-    whole.cells = list(notebook.cells)
-    whole.cells.insert(kinds.index("code"), setup_cell(address))
-    return whole
+    page = BOOK / f"{name}.md"
+    text = page.read_text("utf-8")
+    others = SETUP_CELL.sub("", text)
+    cell = (
+        f"{OPENING}\n:tags: [{', '.join(SETUP_TAGS)}]\n\n{setup_code(address)}\n```\n"
+    )
+    renewed = others.replace(OPENING, f"{cell}\n{OPENING}", 1)
+    if renewed != text:
+        page.write_text(renewed, "utf-8")
 
 
 def write(notebook: nbformat.NotebookNode, name: str) -> int:
     """Write notebooks/<name>.ipynb whole or not at all; return its bytes."""
-    text = nbformat.writes(with_setup(notebook)) + "\n"
+    text = nbformat.writes(notebook) + "\n"
     size = len(text.encode())
     if size > LARGEST:
         raise RecordingError(
@@ -256,6 +261,8 @@ def record(name: str, check: bool = False) -> None:
     environment.pop("MPLBACKEND", None)
     if check:
         environment["UNET_BOOK_DATA"] = "synthetic"
+    else:
+        put_setup(name)
     notebook = read_page(name)
     print(name, flush=True)
     execute(notebook, environment)
@@ -270,31 +277,35 @@ def record(name: str, check: bool = False) -> None:
 
 
 def take_over_text(name: str) -> None:
-    """Write changed text into a recording whose code still is the page's."""
+    """Write changed text into a recording whose code still is the page's.
+
+    The first cell may be renewed: it does nothing where a page is recorded.
+    """
+    put_setup(name)
     page = read_page(name)
     recording = NOTEBOOKS / f"{name}.ipynb"
     if not recording.exists():
         raise RecordingError("there is no recording yet; record it without --text")
     recorded = code_cells(nbformat.read(recording, as_version=4))
     written = code_cells(page)
-    if [cell.source for cell in written] != [cell.source for cell in recorded]:
+    if sources(written) != sources(recorded):
         raise RecordingError("its code has changed; record it without --text")
     for cell, run in zip(written, recorded, strict=True):
         cell.outputs, cell.execution_count = run.outputs, run.execution_count
     print(f"{name}\n  notebooks/{name}.ipynb: {write(page, name):,} bytes")
 
 
-def is_setup(cell: nbformat.NotebookNode) -> bool:
-    return "setup" in cell.metadata.get("tags", [])
-
-
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Return the cells of code that are the page's."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and not is_setup(cell)
-    ]
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_setup(cell: nbformat.NotebookNode) -> bool:
+    return cell.metadata.get("tags") == SETUP_TAGS
+
+
+def sources(cells: list[nbformat.NotebookNode]) -> list[str]:
+    """Return the code of the cells, of the first that installs only its place."""
+    return ["" if is_setup(cell) else cell.source for cell in cells]
 
 
 def main() -> int:

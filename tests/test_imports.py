@@ -2,6 +2,7 @@
 
 import ast
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +95,7 @@ def test_no_module_unpickles(path):
 def test_no_page_unpickles(name):
     page = jupytext.read(record.BOOK / f"{name}.md", fmt="md:myst")
     for cell in record.code_cells(page):
-        lines = cell.source.splitlines()
-        code = "\n".join("pass" if line[:1] in "%!" else line for line in lines if line)
+        code = re.sub(r"(?m)^( *)[%!].*", r"\1pass", cell.source)
         assert unpickling(code) == []
 
 

@@ -8,7 +8,6 @@ import venv
 from pathlib import Path
 
 import launch
-import nbformat
 import pytest
 import record
 
@@ -36,23 +35,37 @@ def test_a_repository_elsewhere_is_opened_on_binder_alone():
 
 
 def test_the_first_cell_fetches_the_repository_if_it_has_an_address():
-    source = record.setup_cell("https://example.org/unet-book").source
+    source = record.setup_code("https://example.org/unet-book")
     assert "git clone --quiet --depth 1 https://example.org/unet-book " in source
-    assert "git" not in record.setup_cell("").source
-    assert "%pip install" in record.setup_cell("").source
+    assert "git" not in record.setup_code("")
+    assert "%pip install" in record.setup_code("")
 
 
-def test_the_first_cell_is_no_part_of_the_page(tmp_path, monkeypatch):
-    page = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell("# Page"), nbformat.v4.new_code_cell("1")]
-    )
-    monkeypatch.setattr(record, "NOTEBOOKS", tmp_path)
-    record.write(page, "page")
-    written = nbformat.read(tmp_path / "page.ipynb", as_version=4)
-    assert [cell.cell_type for cell in written.cells] == ["markdown", "code", "code"]
-    assert record.is_setup(written.cells[1])
-    assert [cell.source for cell in record.code_cells(written)] == ["1"]
-    assert len(page.cells) == 2
+PAGE = """\
+# Page
+
+```{code-cell} ipython3
+:tags: [hide-input]
+
+1 + 1
+```
+"""
+
+
+def test_the_first_cell_has_the_address_of_the_setting(tmp_path, monkeypatch):
+    page, config = tmp_path / "page.md", tmp_path / "_config.yml"
+    page.write_text(PAGE, "utf-8")
+    monkeypatch.setattr(record, "BOOK", tmp_path)
+    monkeypatch.setattr(record, "CONFIG", config)
+    for address in ("", "https://example.org/a", "https://example.org/b"):
+        config.write_text(f'repository:\n  url: "{address}"\n', "utf-8")
+        for _ in range(2):  # the second time changes nothing
+            record.put_setup("page")
+            first, other = record.code_cells(record.read_page("page"))
+            assert first.source == record.setup_code(address)
+            assert record.is_setup(first)
+            assert other.source == "1 + 1"
+    assert record.SETUP_CELL.sub("", page.read_text("utf-8")) == PAGE
 
 
 def run_cell(python, source, folder, environment):
@@ -71,7 +84,7 @@ def run_cell(python, source, folder, environment):
 def test_the_first_cell_does_nothing_where_the_package_is(tmp_path):
     # pip would fail here: there is nothing to install in the folder above.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)}
-    source = record.setup_cell("https://example.org/nothing").source
+    source = record.setup_code("https://example.org/nothing")
     run = run_cell(sys.executable, source, tmp_path, environment)
     assert run.returncode == 0
     assert run.stdout + run.stderr == ""
@@ -99,8 +112,8 @@ def test_the_first_cell_makes_a_bare_environment_run_the_book(tmp_path):
         subprocess.run([*git, *command], cwd=repository, check=True)
     folder = tmp_path / "alone"
     folder.mkdir()
-    source = record.setup_cell(repository.as_uri()).source
-    first = record.code_cells(record.read_page("index"))[0].source
+    source = record.setup_code(repository.as_uri())
+    first = record.code_cells(record.read_page("index"))[1].source
     run = run_cell(
         python, f"{source}\n\n{first}\nprint(data.__file__)", folder, environment
     )

@@ -30,9 +30,20 @@ def test_each_recording_has_a_page():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_and_recording_are_equal(name):
-    assert cells(recording(name)) == cells(record.with_setup(record.read_page(name))), (
+    assert cells(recording(name)) == cells(record.read_page(name)), (
         f"{name}.md has changed since; run: python book/record.py {name} "
         "(with --text if no code has changed)"
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_cell_installs_from_the_setting(name, tmp_path, monkeypatch):
+    page = (record.BOOK / f"{name}.md").read_text("utf-8")
+    monkeypatch.setattr(record, "BOOK", tmp_path)
+    (tmp_path / f"{name}.md").write_text(page, "utf-8")
+    record.put_setup(name)
+    assert (tmp_path / f"{name}.md").read_text("utf-8") == page, (
+        f"run: python book/record.py --text {name}"
     )
 
 

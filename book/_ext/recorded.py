@@ -54,12 +54,7 @@ def read(text: str) -> nbformat.NotebookNode:
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Return the page's code; a recording begins with a cell of its own besides."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "setup" not in cell.metadata.get("tags", [])
-    ]
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def warn(name: str, reason: str) -> None:
