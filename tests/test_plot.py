@@ -18,6 +18,7 @@ from PIL import Image
 from skimage.measure import label as label_parts
 
 from unet_lib import plot
+from unet_lib import slider as sliders
 
 BINARY = arrays.arrays(np.uint8, (12, 12), elements=st.integers(0, 1))
 GREYS = arrays.arrays(np.float32, (12, 12), elements=st.floats(0, 1, width=32))
@@ -36,7 +37,7 @@ def slider(draw, values, alt="A square", start=None):
         [(a, b) for a in first for b in others[0]] if others else [(a,) for a in first]
     )
     pictures = [plot._pixels(draw(*chosen), 64) for chosen in combinations]
-    return plot._slider_html(pictures, values, alt, start)
+    return sliders.page(pictures, values, alt, start, 840)
 
 
 class Elements(HTMLParser):
@@ -237,7 +238,7 @@ def test_two_sliders_hold_all_combinations():
 
 
 def test_a_slider_that_is_too_heavy_says_so(monkeypatch):
-    monkeypatch.setattr(plot, "MAX_HTML_BYTES", 3000)
+    monkeypatch.setattr(sliders, "MAX_HTML_BYTES", 3000)
     noise = np.random.default_rng(0).random((64, 64))
     with pytest.raises(ValueError, match=r"2 pictures of 64×64.*fewer values"):
         slider(lambda _: noise, {"x": [0, 1]})

@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = reference.load(ROOT)
 PAGE = (record.BOOK / "reference.md").read_text("utf-8")
 MODULES = PAGE.partition(".. unet-lib::")[2].strip("`\n ").split()
-# The commands explain themselves; nobody imports how files are written.
-LEFT_OUT = {"cli", "cli_train", "files"}
+# The commands explain themselves; nobody imports how files are written, nor what
+# `plot.explore` is made of.
+LEFT_OUT = {"cli", "cli_train", "files", "slider"}
 # Used in all chapters, and in none yet.
 WITHOUT_CHAPTER = {"plot", "tiff"}
 ENTRIES = [

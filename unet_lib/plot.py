@@ -4,13 +4,8 @@ Colours are of Okabe and Ito's palette, which people with any common colour
 blindness can tell apart.
 """
 
-import base64
 import contextlib
-import hashlib
-import html
-import io
 import itertools
-import json
 import sys
 from numbers import Integral, Real
 
@@ -22,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from scipy import ndimage
+
+from unet_lib import slider
 
 COLOURS = {
     "cell": "#56B4E9",
@@ -49,7 +46,6 @@ STYLE = {
     "image.cmap": "gray",
 }
 NEIGHBOUR_REACH = 10  # pixels; most membranes in the labels are thinner
-MAX_HTML_BYTES = 900_000  # of one slider; a notebook stays under 1.5 MB
 
 
 def use_style():
@@ -69,7 +65,7 @@ def use_style():
     def store(wanted):
         def formatter(figure):
             picture = _pixels(figure)
-            stored = {kind: _encode(picture, kind) for kind in ("png", "jpeg")}
+            stored = {kind: slider.encode(picture, kind) for kind in ("png", "jpeg")}
             saves = len(stored["jpeg"]) < len(stored["png"]) * 2 / 3
             return stored[wanted] if saves == (wanted == "jpeg") else None
 
@@ -251,7 +247,7 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
     start: a dictionary of labels and values to start at; else each label's first.
     live_values: as values, for the live control; finer steps, for instance.
     width: of a figure's pictures, in pixels.
-    Raises ValueError where the slider would exceed MAX_HTML_BYTES.
+    Raises ValueError where the slider would exceed slider.MAX_HTML_BYTES.
     """
     given, values = values, {}
     if isinstance(given, dict) and all(map(np.iterable, given.values())):
@@ -275,7 +271,8 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
     sizes = {picture.shape for picture in pictures}
     if len(sizes) > 1:
         raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
-    page = _slider_html(pictures, values, alt, start)
+    widest = FIGURE_WIDTH * STYLE["figure.dpi"]
+    page = slider.page(pictures, values, alt, start, widest)
     summary = f"{alt} ({' × '.join(values)}: {len(pictures)} pictures)"
     if _notebook() is None:
         print(summary)  # a plain script has nowhere to show it
@@ -285,7 +282,9 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
     bundle = {"text/plain": summary, "text/html": page}
     if hasattr(_notebook(), "kernel"):
         with contextlib.suppress(ImportError):  # no ipywidgets: the HTML has to do
-            control = _live_control(draw, live_values, start, width)
+            control = slider.live_control(
+                lambda *chosen: _pixels(draw(*chosen), width), live_values, start
+            )
             bundle = control._repr_mimebundle_() | bundle
     display(bundle, raw=True)
 
@@ -294,129 +293,6 @@ def _notebook():
     """Return the IPython shell that runs this code, None outside of one."""
     ipython = sys.modules.get("IPython")  # a shell has imported it already
     return ipython and ipython.get_ipython()
-
-
-def _live_control(draw, values, start, width):
-    """Return an ipywidgets control that draws anew at each change."""
-    import ipywidgets
-
-    sliders = [
-        ipywidgets.SelectionSlider(
-            options=[(_text(value), value) for value in options],
-            value=start[label],
-            description=label,
-            continuous_update=False,
-            style={"description_width": "initial"},
-            layout={"width": "95%"},
-        )
-        for label, options in values.items()
-    ]
-    picture = ipywidgets.Image(format="webp", layout={"max_width": "100%"})
-
-    def update(_=None):
-        drawn = draw(*(slider.value for slider in sliders))
-        picture.value = _encode(_pixels(drawn, width), "webp")
-
-    for slider in sliders:
-        slider.observe(update, names="value")
-    update()
-    return ipywidgets.VBox([*sliders, picture])
-
-
-# A <label> that holds its <input> needs no id, so nothing on a page can clash. The
-# script finds its slider by a hash of the pictures; where a page or a notebook shows
-# the same slider twice, it sets both up.
-_CONTROL = (
-    '<label style="flex:1 1 12em">{label}: <output>{text}</output>'
-    '<input type="range" min="0" max="{last}" step="1" value="{index}" '
-    'aria-label="{label}" aria-valuetext="{text}" autocomplete="off" '
-    'style="display:block;width:100%;height:2em;margin:0"></label>'
-)
-_SLIDER = """\
-<div data-explore="{key}" style="max-width:{width:.0f}px">
-<div style="display:flex;flex-wrap:wrap;gap:0 1.5em">{controls}</div>
-<img src="{source}" alt="{alt}" width="{across}" height="{height}" decoding="sync" \
-style="display:block;width:100%;height:auto">
-<script>
-(() => {{
-  const data = {data};
-  data.frames.forEach(source => {{ new Image().src = source; }});
-  document.querySelectorAll('[data-explore="{key}"]').forEach(box => {{
-    const picture = box.querySelector("img");
-    const controls = [...box.querySelectorAll("input")];
-    const show = () => {{
-      let frame = 0;
-      controls.forEach((control, which) => {{
-        const texts = data.texts[which];
-        const index = Number(control.value);
-        frame = frame * texts.length + index;
-        control.previousElementSibling.textContent = texts[index];
-        control.setAttribute("aria-valuetext", texts[index]);
-      }});
-      picture.src = data.frames[frame];
-      picture.alt = data.alts[frame];
-    }};
-    controls.forEach(control => {{ control.oninput = show; }});
-    show();
-  }});
-}})();
-</script>
-</div>"""
-
-
-def _slider_html(pictures, values, alt, start):
-    """Return the slider as HTML that needs no other file."""
-    texts = {label: [_text(value) for value in values[label]] for label in values}
-    named = [[f"{label} {text}" for text in texts[label]] for label in texts]
-    alts = [", ".join([alt, *chosen]) for chosen in itertools.product(*named)]
-    first = list(itertools.product(*values.values())).index(tuple(start.values()))
-    controls = ""
-    for label in values:
-        index = values[label].index(start[label])
-        controls += _CONTROL.format(
-            label=html.escape(label),
-            text=html.escape(texts[label][index]),
-            last=len(values[label]) - 1,
-            index=index,
-        )
-    height, across = pictures[0].shape[:2]
-    lossless = [_encode(picture, "webp", None) for picture in pictures]
-    for quality in (85, 70, 55):  # the best that fits; at 55 grain begins to go
-        lossy = [_encode(picture, "webp", quality) for picture in pictures]
-        frames = [
-            "data:image/webp;base64," + base64.b64encode(min(both, key=len)).decode()
-            for both in zip(lossless, lossy, strict=True)
-        ]
-        data = json.dumps(
-            {"texts": list(texts.values()), "alts": alts, "frames": frames}
-        )
-        page = _SLIDER.format(
-            key=hashlib.sha256((data + controls).encode()).hexdigest()[:12],
-            width=min(FIGURE_WIDTH * STYLE["figure.dpi"], 1.5 * across),  # else blurred
-            controls=controls,
-            source=frames[first],
-            alt=html.escape(alts[first]),
-            across=across,
-            height=height,
-            data=data.replace("<", "\\u003c"),  # nothing can end the script early
-        )
-        if len(page) <= MAX_HTML_BYTES:
-            return page
-    raise ValueError(
-        f"this slider of {len(pictures)} pictures of {across}×{height} pixels takes "
-        f"{len(page):,} bytes, more than {MAX_HTML_BYTES:,}: give it fewer values, a "
-        "smaller width, or a part of the image"
-    )
-
-
-def _encode(picture, kind, quality=85):
-    """Return the file's bytes; a quality of None is lossless."""
-    from PIL import Image
-
-    how = {"lossless": True} if quality is None else {"quality": quality}
-    stored = io.BytesIO()
-    Image.fromarray(picture).save(stored, kind, optimize=True, **how)
-    return stored.getvalue()
 
 
 def _pixels(drawn, width=None):
@@ -468,11 +344,6 @@ def _neighbour_pairs(cells, reach):
             found = cells[differ].astype(np.int64) * base + there[differ]
             codes.update(np.unique(found).tolist())
     return [divmod(code, base) for code in codes]
-
-
-def _text(value):
-    """Return a value as a reader sees it: 0.30000000000000004 as 0.3."""
-    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _rgb(colour):
