@@ -60,7 +60,9 @@ class TrainConfig:
         steps: how many. The paper says 10 hours.
         average: decay of a running average of the weights, which is what the
             run then returns; 0, the paper, returns the last weights.
-            Deviation: evens out the noise of the last steps.
+            Deviation: evens out the noise of the last steps. It reaches back
+            over about 1 / (1 - average) steps; where that is a large part of
+            the run, it lags behind the weights.
         precision: of the convolutions: ``"float32"``; ``"bfloat16"``, or for
             older GPUs ``"float16"`` with a scaled loss: deviations that are faster
             and need less memory. Weights, loss and steps stay in float32.
