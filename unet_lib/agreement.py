@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 
-def f_score(true_positive: float, false_positive: float, false_negative: float):
+def f_score(
+    true_positive: float, false_positive: float, false_negative: float
+) -> float:
     """F = 2PR/(P+R), with P = 1 or R = 1 where there is nothing false."""
     precision = (
         true_positive / (true_positive + false_positive) if false_positive else 1.0

@@ -51,11 +51,14 @@ class DownloadError(OSError):
 
 @dataclass(frozen=True)
 class Stacks:
-    """The stacks as arrays, (slices, height, width) each.
+    """The stacks as arrays, ``(slices, height, width)`` each.
 
     Images are float32 from 0 to 1; labels are uint8, 1 = cell and 0 = membrane.
-    `test_labels` is None where they are not at hand. `source` is "ISBI 2012" or
-    "synthetic". Anything else is a ValueError that names the stack.
+    `test_labels` is None where they are not at hand. `source` is ``"ISBI 2012"`` or
+    ``"synthetic"``.
+
+    Raises:
+        ValueError: for anything else, naming the stack.
     """
 
     train_images: np.ndarray
@@ -77,12 +80,20 @@ def load_isbi2012(folder=None):
     """Load the ISBI 2012 stacks and check every pixel.
 
     They come from `folder`; else from the folder that the environment variable
-    UNET_BOOK_DATA names; else from the user's cache; else from the organisers'
-    zip, which is then kept in the cache. Returns `Stacks`. Raises `DataError`
-    naming the file that is missing, unreadable or other than published, and
-    `DownloadError` (an OSError) where the zip cannot be fetched.
-
+    ``UNET_BOOK_DATA`` names; else from the user's cache; else from the organisers'
+    zip, which is then kept in the cache.
     Source: https://imagej.net/events/isbi-2012-segmentation-challenge.
+
+    Args:
+        folder: that holds the organisers' TIFF files.
+
+    Returns:
+        `Stacks`.
+
+    Raises:
+        DataError: for a file that is missing, unreadable or other than published,
+            naming it.
+        DownloadError: where the zip cannot be fetched.
     """
     if folder is None:
         folder = os.environ.get(VARIABLE)
@@ -105,9 +116,15 @@ def load_isbi2012(folder=None):
 def load_or_stand_in():
     """Load the real stacks where they are to be had, else the stand-in.
 
-    Prints one line that says which. Where UNET_BOOK_DATA is the word
-    ``synthetic``, nothing else is tried; where a folder or the cache holds a wrong
-    file, that is a `DataError` and not a silent stand-in. Returns `Stacks`.
+    Prints one line that says which. Where ``UNET_BOOK_DATA`` is the word
+    ``synthetic``, nothing else is tried.
+
+    Returns:
+        `Stacks`.
+
+    Raises:
+        DataError: where a folder or the cache holds a wrong file: then there is no
+            silent stand-in.
     """
     if os.environ.get(VARIABLE) == "synthetic":
         stacks = synthetic_stacks()
@@ -129,7 +146,7 @@ def load_or_stand_in():
 
 
 def synthetic_stacks():
-    """Stand in for the ISBI 2012 stacks with `synthetic_em`; returns `Stacks`."""
+    """Return `Stacks` of `synthetic.synthetic_em`, to stand in for ISBI 2012's."""
     train_images, train_labels = synthetic_em(seed=0)
     test_images, _ = synthetic_em(seed=1)
     return Stacks(train_images, train_labels, test_images, None, "synthetic")
@@ -139,9 +156,18 @@ def folds(slices=30, k=5):
     """Split slices into `k` contiguous blocks, each held out once.
 
     Neighbouring slices look alike, so a random split would test on near copies
-    of what it trained on. Returns a list of `k` pairs (training indices, held-out
-    indices), int arrays in rising order; blocks differ by one slice at the most.
-    Raises ValueError unless 2 <= k <= slices.
+    of what it trained on.
+
+    Args:
+        slices: how many there are.
+        k: how many blocks; their sizes differ by one slice at the most.
+
+    Returns:
+        A list of `k` pairs, training indices and held-out indices, int arrays in
+        rising order.
+
+    Raises:
+        ValueError: unless 2 <= k <= slices.
 
     Example:
         >>> training, held_out = folds(slices=30, k=5)[4]
@@ -164,11 +190,17 @@ def folds(slices=30, k=5):
 def export_slices(stacks, folder):
     """Write the stacks as one 8-bit PNG a slice, for other tools.
 
-    They go to train/images, train/labels, test/images and, where present,
-    test/labels under `folder`, named 00.png, 01.png and so on; labels are
-    255 = cell and 0 = membrane. Raises ValueError for anything but `Stacks`, and
-    FileExistsError where `folder` is a file or is not empty. All slices are there
-    at the end, or nothing is.
+    They go to ``train/images``, ``train/labels``, ``test/images`` and, where present,
+    ``test/labels``, named ``00.png``, ``01.png`` and so on; labels are 255 = cell and
+    0 = membrane. All slices are there at the end, or nothing is.
+
+    Args:
+        stacks: `Stacks`.
+        folder: a new one, or an empty one.
+
+    Raises:
+        ValueError: for anything but `Stacks`.
+        FileExistsError: where `folder` is a file or is not empty.
     """
     from skimage.io import imsave
 

@@ -2,8 +2,9 @@
 
 A table is a TOML file such as the book's, results/experiments.toml. Its `[scales]`
 say what all runs of a size share, its `[variants]` what each changes, as fields of
-`TrainConfig`; each `[[runs]]` names variants to be trained at a scale over folds and
-with seeds, in the order in which they are made. Used in :doc:`results`.
+`configuration.TrainConfig`; each `[[runs]]` names variants to be trained at a scale
+over folds and with seeds, in the order in which they are made. Used in
+:doc:`results`.
 """
 
 import dataclasses
@@ -148,7 +149,7 @@ def run_table(
 
     Raises:
         ValueError: for a record of another configuration than the table's, before
-            anything is made. What `fit` raises.
+            anything is made. What `train.fit` raises.
     """
     work, results = Path(work), Path(results)
     missing = []

@@ -79,11 +79,16 @@ def use_style():
 def show_images(images, titles=None, columns=None, width=FIGURE_WIDTH):
     """Draw pictures of one size beside each other, without axes, and return the figure.
 
-    images: a sequence of (height, width) greys or (height, width, 3) colours, 0 to 1.
-    The grey range is always 0 to 1, so that equal greys mean equal values everywhere.
-    titles: one for each image. columns: pictures in a row, all by default.
-    width: of the figure, in inches. The figure does not belong to pyplot: a notebook
-    shows it once, as the value of its cell.
+    The figure does not belong to pyplot: a notebook shows it once, as the value of its
+    cell.
+
+    Args:
+        images: a sequence of ``(height, width)`` greys or ``(height, width, 3)``
+            colours, 0 to 1. The grey range is always 0 to 1, so that equal greys mean
+            equal values everywhere.
+        titles: one for each image.
+        columns: pictures in a row, all by default.
+        width: of the figure, in inches.
     """
     images = [np.asarray(image) for image in images]
     for image in images:
@@ -114,8 +119,10 @@ def show_images(images, titles=None, columns=None, width=FIGURE_WIDTH):
 def show_weight_map(axes, weights, maximum=None):
     """Draw a weight map with its colour bar on the axes, from 0 to maximum.
 
-    weights: (height, width). maximum: the largest weight by default; name it where maps
-    are compared.
+    Args:
+        axes: matplotlib's.
+        weights: ``(height, width)``, not negative.
+        maximum: the largest weight by default; name it where maps are compared.
     """
     weights = _check_plane(weights, "weights")
     if weights.min() < 0:
@@ -136,9 +143,14 @@ def show_weight_map(axes, weights, maximum=None):
 def overlay(image, mask, colour, alpha=0.5):
     """Tint a grey image where the mask is set.
 
-    image: (height, width), 0 to 1. mask: the same shape, nonzero is tinted. colour: a
-    key of COLOURS or any matplotlib colour. alpha: 0 leaves the image, 1 hides it.
-    Returns (height, width, 3) float32, 0 to 1.
+    Args:
+        image: ``(height, width)``, 0 to 1.
+        mask: the same shape, nonzero is tinted.
+        colour: a key of ``COLOURS`` or any matplotlib colour.
+        alpha: 0 leaves the image, 1 hides it.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1.
     """
     mask = _check_plane(mask, "a mask")
     colours = np.broadcast_to(_rgb(colour), (*mask.shape, 3))
@@ -146,10 +158,15 @@ def overlay(image, mask, colour, alpha=0.5):
 
 
 def overlay_labels(image, labels, alpha=0.4):
-    """Lay the coloured cells over a grey image: alpha 0 is the image, 1 the cells.
+    """Lay the coloured cells over a grey image.
 
-    image: (height, width), 0 to 1. labels: as for `colour_cells`. Returns (height,
-    width, 3) float32, 0 to 1.
+    Args:
+        image: ``(height, width)``, 0 to 1.
+        labels: as for `colour_cells`.
+        alpha: 0 is the image, 1 the cells.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1.
     """
     return _blend(image, colour_cells(labels), alpha)
 
@@ -157,10 +174,15 @@ def overlay_labels(image, labels, alpha=0.4):
 def colour_cells(labels, seed=0):
     """Give each cell a colour that differs from its neighbours', and membrane none.
 
-    labels: (height, width); either 1 = cell and 0 = membrane, whose 4-connected parts
-    are the cells, or integers above 1 that number the cells. Cells with pixels at most
-    NEIGHBOUR_REACH apart are neighbours. seed: draws among the colours left to a cell.
-    Returns (height, width, 3) float32, 0 to 1; membrane is nearly black.
+    Cells with pixels at most ``NEIGHBOUR_REACH``, ten, apart are neighbours.
+
+    Args:
+        labels: ``(height, width)``; either 1 = cell and 0 = membrane, whose 4-connected
+            parts are the cells, or integers that number the cells, one above 1.
+        seed: draws among the colours left to a cell.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
     """
     labels = _check_plane(labels, "labels")
     if labels.dtype.kind not in "bui" or labels.min() < 0:
@@ -194,7 +216,10 @@ def colour_cells(labels, seed=0):
 
 
 def scale_bar(axes, nanometres, nanometres_per_pixel=4):
-    """Draw a bar of so many nanometres at the lower left of an image's axes."""
+    """Draw a bar of so many nanometres at the lower left of an image's axes.
+
+    The challenge's pixels are 4 nm wide.
+    """
     _check_positive(nanometres=nanometres, nanometres_per_pixel=nanometres_per_pixel)
     pixels = nanometres / nanometres_per_pixel
     bar = AnchoredSizeBar(
@@ -211,7 +236,14 @@ def scale_bar(axes, nanometres, nanometres_per_pixel=4):
 def outline(axes, top, left, height, width, colour="tile", label=None):
     """Draw a rectangle around these pixels of an image, with a label at its top left.
 
-    colour: a key of COLOURS or any matplotlib colour.
+    Args:
+        axes: matplotlib's.
+        top: row of the first pixel.
+        left: column of the first pixel.
+        height: in pixels.
+        width: in pixels.
+        colour: a key of ``COLOURS`` or any matplotlib colour.
+        label: a short text, if any.
     """
     colour = _rgb(colour)
     _check_positive(height=height, width=width)
@@ -239,15 +271,19 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
     which moves without a kernel and without a network. A live notebook shows an
     ipywidgets control that calls `draw` anew.
 
-    draw: takes one value of each slider, in order, and returns a matplotlib figure or
-    an image, (height, width) or (height, width, 3), 0 to 1; all of one size.
-    values: a dictionary of one or two labels, each with its values. All combinations
-    are drawn.
-    alt: says what the picture shows; the values are added to it for each picture.
-    start: a dictionary of labels and values to start at; else each label's first.
-    live_values: as values, for the live control; finer steps, for instance.
-    width: of a figure's pictures, in pixels.
-    Raises ValueError where the slider would exceed slider.MAX_HTML_BYTES.
+    Args:
+        draw: takes one value of each slider, in order, and returns a matplotlib figure
+            or an image, ``(height, width)`` or ``(height, width, 3)``, 0 to 1; all of
+            one size.
+        values: a dictionary of one or two labels, each with its values. All
+            combinations are drawn.
+        alt: says what the picture shows; the values are added to it for each picture.
+        start: a dictionary of labels and values to start at; else each label's first.
+        live_values: as `values`, for the live control; finer steps, for instance.
+        width: of a figure's pictures, in pixels.
+
+    Raises:
+        ValueError: where the slider would exceed ``slider.MAX_HTML_BYTES``.
     """
     given, values = values, {}
     if isinstance(given, dict) and all(map(np.iterable, given.values())):

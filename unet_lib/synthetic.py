@@ -17,9 +17,20 @@ def synthetic_em(slices=30, size=512, seed=0):
     the labels as in the real ones, are dark, of varying strength and here and there
     smeared as if cut at a slant; the cytoplasm is grained and holds vesicles and
     mitochondria, whose membranes are not labelled. Grey values have the mean and
-    spread of the real training stack. Returns (images, labels), both (slices,
-    size, size): float32 from 0 to 1, and uint8 with 1 = cell and 0 = membrane
-    (about 22 %). The same arguments give the same stack. Made for this project.
+    spread of the real training stack. The same arguments give the same stack. Made
+    for this project.
+
+    Args:
+        slices: how many.
+        size: height and width of a slice, 16 at least.
+        seed: of all that is random.
+
+    Returns:
+        Images and labels, both ``(slices, size, size)``. Images are float32 from 0 to
+        1; labels are uint8, 1 = cell and 0 = membrane, about 22 %.
+
+    Raises:
+        ValueError: for numbers that are not whole, or below these bounds.
     """
     least = ((slices, 1), (size, 16), (seed, 0))
     if not all(isinstance(value, Integral) and value >= low for value, low in least):

@@ -98,7 +98,9 @@ def thin(cell: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(thinned(label(cell.T)).T)
 
 
-def warp(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
+def warp(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
+) -> np.ndarray:
     """Warp labels towards a proposal as far as no cell appears, splits or merges.
 
     Pixels that differ flip while they are simple: while the flip changes no
@@ -118,7 +120,9 @@ def warp(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
     return np.ascontiguousarray(warped.T)
 
 
-def mismatches(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5):
+def mismatches(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
+) -> np.ndarray:
     """Say of each pixel that still differs after warping what is wrong there.
 
     Args:
@@ -126,8 +130,9 @@ def mismatches(labels: np.ndarray, probabilities: np.ndarray, threshold: float =
 
     Returns:
         uint8 ``(height, width)``: 0 where warped labels and proposal agree, else
-        MERGE or SPLIT, which the warping error counts, or HOLE_ADDITION,
-        HOLE_DELETION, OBJECT_ADDITION or OBJECT_DELETION, which it does not.
+        ``MERGE`` or ``SPLIT``, which the warping error counts, or ``HOLE_ADDITION``,
+        ``HOLE_DELETION``, ``OBJECT_ADDITION`` or ``OBJECT_DELETION``, which it does
+        not.
     """
     cell, probabilities = _checked_pair(labels, probabilities)
     kinds = np.zeros(cell.shape, np.uint8)
@@ -208,6 +213,9 @@ def simple_points() -> np.ndarray:
     Bit k of a surrounding is the k-th of the eight neighbours in reading order.
     A pixel is simple if the cells among them have one 4-connected component that
     touches it along an edge, and the membrane has one 8-connected component.
+
+    Returns:
+        bool ``(256,)``.
     """
     simple = np.zeros(256, bool)
     edges = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)

@@ -14,12 +14,11 @@ import numpy as np
 
 def open_watchers(
     names: Iterable[str], folder: Path | None, fields: dict, step: int
-) -> list["_TensorBoard | _WeightsAndBiases"]:
+) -> list[AbstractContextManager]:
     """Start to watch a run with each of the named.
 
     Each takes rows of the history, ``row(row)``, and pictures of probabilities
-    ``(height, width)``, ``picture(step, probabilities)``; it is a context manager,
-    and leaving it ends the watching.
+    ``(height, width)``, ``picture(step, probabilities)``. Leaving it ends the watching.
 
     Args:
         names: of ``"tensorboard"`` and ``"wandb"``.

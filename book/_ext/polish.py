@@ -8,9 +8,10 @@ from sphinx.application import Sphinx
 FORMULA = re.compile(
     r'[(\[“]*<span class="math notranslate nohighlight">[^<]*</span>[.,:;!?)\]”]*'
 )
-# A word of inline code, and the joints at which a phone may break it.
+# A word of inline code, and the joints at which a phone or a table may break it: not
+# after its first letter.
 CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
-JOINT = re.compile(r"(?<=[._(=/])(?=[^\W\d]|&quot;)")
+JOINT = re.compile(r"(?<!^.)(?<=[._(=/])(?=[^\W\d]|&quot;)")
 
 # The lines of a long signature: Sphinx makes them a list of definitions of nothing.
 LINES = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
