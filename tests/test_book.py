@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import html.parser
+import inspect
 import re
 import shutil
+import tomllib
 import types
 
 import launch
@@ -15,6 +17,11 @@ import record
 import recorded
 import reference
 import yaml
+
+from unet_lib import UNet
+from unet_lib.augment import Augmentation
+from unet_lib.configuration import TrainConfig
+from unet_lib.experiments import read_table
 
 pytestmark = pytest.mark.book
 
@@ -303,3 +310,42 @@ def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path)
     assert "run: python book/record.py index" in run.stdout + run.stderr
     shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
     assert "as recorded" not in shown
+
+
+# What an option names that is no part of the method.
+NO_METHOD = {"device", "held_out", "save_every", "seed", "watch_at"}
+NO_METHOD |= {
+    "augmentation",
+    "in_channels",
+    "num_classes",
+}  # its fields; what it is fed
+
+
+def test_each_option_of_the_method_is_on_the_page_of_deviations():
+    page, table = (
+        (record.BOOK / f"deviations.{kind}").read_text("utf-8")
+        for kind in ("md", "toml")
+    )
+    options = {
+        name
+        for thing in (UNet, Augmentation, TrainConfig)
+        for name in inspect.signature(thing).parameters
+    }
+    named = set(re.findall(r"\w+", page + table))
+    assert options - NO_METHOD <= named
+
+
+def test_what_the_deviations_are_measured_by_is_asked_for():
+    rows = tomllib.loads((record.BOOK / "deviations.toml").read_text("utf-8"))["rows"]
+    variants = {
+        one.variant
+        for one in read_table(record.BOOK.parent / "results" / "experiments.toml")
+        if one.scale == "quarter"
+    }
+    compared = {
+        name.partition("@")[0]
+        for row in rows
+        for pair in row.get("measured", [])
+        for name in pair
+    }
+    assert {"recipe", "padded"} <= compared <= variants
