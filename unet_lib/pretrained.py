@@ -14,7 +14,7 @@ from unet_lib.model import UNet, load_network
 
 FILE = Path(__file__).with_suffix(".safetensors")
 # Of the file, byte for byte; written by book/publish.py.
-SHA256 = "af62e9fb0873684611d90f5c4452f7fd5ae3feb8857a62a4ef52d4d43dadeac6"
+SHA256 = "c3c534c2c16335f6cee5fdaa9f6c868ff16a0a1244fcb81fd19e3dfe0fb8ed1c"
 
 
 def load_pretrained(device: str | torch.device = "cpu") -> UNet:
