@@ -37,26 +37,20 @@ BLOCK = re.compile(
 )
 
 
-def published() -> list[dict]:
-    """The figures of the networks that were made like the published one."""
-    from unet_lib.records import figures
-
-    return [figures(run, 8) for run in sorted(PUBLISHED.glob("[1-5]-*"))]
-
-
 def table() -> str:
     """The README's table, from the recorded files alone."""
+    from unet_lib.records import spreads
+
     run = json.loads((RUN / "metrics.json").read_text("utf-8"))
     times = json.loads(TIMES.read_text("utf-8"))
     slices = f"{run['held_out'][0]} to {run['held_out'][-1]}"
     here = f"{times['cores']} cores, {times['device']}"
     there = f"{run['threads']} cores, {run['device']}"
     figures = json.loads((RUN / "scores.json").read_text("utf-8"))["figures"]
-    others = published()
+    others = spreads(PUBLISHED, 8)
     scores = []
     for name, title, digits, authors in AUTHORS:
-        mean = sum(one[name] for one in others) / len(others)
-        ours = f"{figures[name]['value']:.{digits}f} | {mean:.{digits}f}"
+        ours = f"{figures[name]['value']:.{digits}f} | {others[name].mean:.{digits}f}"
         scores.append(f"| {title} | {ours} | {authors} |")
     rows = [
         ("build the book", times["build"], here, "the site, all outputs recorded"),
@@ -76,10 +70,10 @@ def table() -> str:
             *lines,
             "",
             f"The small network on slices {slices} of the training stack, held out, in",
-            f"one pass; the mean of {len(others)} networks like the published one,",
-            "each on a fold of six slices that it has not seen; and what the paper's",
-            "U-Net reached on the challenge's test slices, which are others. All are",
-            "scored as by the challenge's software:",
+            "one pass; the mean over five folds of networks like the published one,",
+            "each on six slices that it has not seen; and what the paper's U-Net reached",
+            "on the challenge's test slices, which are others. All are scored as by the",
+            "challenge's software:",
             "",
             "| | small network | like the published one | the authors, test stack |",
             "|---|---|---|---|",

@@ -22,7 +22,7 @@ from unet_lib.checkpoint import differences
 from unet_lib.experiments import FIXED
 from unet_lib.files import write_text
 from unet_lib.model import load_network, save_network
-from unet_lib.records import figures
+from unet_lib.records import spreads
 from unet_lib.train import TrainConfig
 
 RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter" / "best"
@@ -60,20 +60,18 @@ def recipe() -> str:
 
 
 def held_out(versions: int) -> str:
-    """Mean, deviation and worst of the folds' figures, a line for each figure."""
+    """Mean and deviation over folds and the worst run, a line for each figure."""
     folds = sorted(RECORDS.glob("[1-5]-*"))
-    best = [figures(fold, versions) for fold in folds]
-    fixed = [figures(fold, versions, FIXED) for fold in folds]
+    best, fixed = spreads(RECORDS, versions), spreads(RECORDS, versions, FIXED)
     curves = [
         json.loads((fold / "scores.json").read_text("utf-8"))["scores"][f"{versions}"]
         for fold in folds
     ]
     lines = []
     for name, title in TITLES.items():
-        values = [one[name] for one in best]
+        values = [one["figures"][name]["value"] for one in curves]
         worst = min(values) if name.startswith("v_") else max(values)
-        at_half = np.mean([one[name] for one in fixed])
-        numbers = [np.mean(values), np.std(values, ddof=1), worst, at_half]
+        numbers = [best[name].mean, best[name].folds, worst, fixed[name].mean]
         digits = 6 if name == "warping_error" else 4
         cells = " | ".join(f"{number:.{digits}f}" for number in numbers)
         usual = np.median([one["figures"][name]["threshold"] for one in curves])
@@ -136,7 +134,7 @@ neighbouring slices that it had not seen, {versions} versions of a slice average
 the best
 threshold of each, as the challenge scores, and the mean at the fixed threshold {FIXED}.
 
-| | mean | standard deviation | worst | mean at {FIXED} | best threshold, median |
+| | mean of folds | their deviation | worst | mean at {FIXED} | best threshold, median |
 |---|---|---|---|---|---|
 {held_out(versions)}
 

@@ -7,7 +7,13 @@ import pytest
 
 from unet_lib.data import synthetic_em
 from unet_lib.metrics import FIGURES, evaluate
-from unet_lib.records import as_error, figures, paired_differences, per_slice
+from unet_lib.records import (
+    as_error,
+    figures,
+    paired_differences,
+    per_slice,
+    spreads,
+)
 
 _, LABELS = synthetic_em(slices=3, size=64, seed=1)
 
@@ -49,6 +55,38 @@ def test_figures(records, scores):
         assert value == (None if np.isnan(expected) else expected)
 
 
+def written(folder, values):
+    """A variant's records of made-up figures, by the names of the runs."""
+    for run, value in values.items():
+        (folder / run).mkdir()
+        curve = {"value": value, "thresholds": [0.5], "values": [value / 2]}
+        scores = {"7": {"figures": dict.fromkeys(FIGURES, curve)}}
+        (folder / run / "scores.json").write_text(json.dumps({"scores": scores}))
+    return folder
+
+
+def test_spreads_against_a_model_with_a_mean_for_each_fold(tmp_path):
+    values = {"1-0": 0.1, "1-1": 0.3, "2-0": 0.4, "3-0": 0.6, "3-1": 0.5, "3-2": 0.7}
+    written(tmp_path, values | {"0-0": 99.0})  # holds nothing out: counts nowhere
+    # Least squares: what is left after a mean for each fold, over its freedom.
+    design = np.array([[run[0] == fold for fold in "123"] for run in values], float)
+    y = np.array(list(values.values()))
+    means, (left,), rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    found = spreads(tmp_path, 7)
+    assert list(found) == list(FIGURES)
+    for one in found.values():
+        np.testing.assert_allclose(one.mean, means.mean())
+        np.testing.assert_allclose(one.folds, np.std(means, ddof=1))
+        np.testing.assert_allclose(one.seeds, np.sqrt(left / (len(y) - rank)))
+    assert spreads(tmp_path, 7, 0.5)["v_rand"].mean == pytest.approx(means.mean() / 2)
+
+
+def test_what_cannot_spread_is_not_a_number(tmp_path):
+    one = spreads(written(tmp_path, {"4-0": 0.25}), 7)["v_rand"]
+    assert one.mean == 0.25
+    assert np.isnan([one.folds, one.seeds]).all()
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_slices_and_pairs(records, scores, name):
     # Each slice alone, at the threshold that suits all of them.
@@ -78,6 +116,8 @@ def test_what_a_record_does_not_have(records):
     one, two = records / "one", records / "two"
     with pytest.raises(ValueError, match=r"scores\.json has .* 7, 8, not 2"):
         figures(two, 2)
+    with pytest.raises(ValueError, match="two has no record of a run with a fold"):
+        spreads(two, 7)
     with pytest.raises(ValueError, match="scores of versions none, not 8"):
         figures(records / "test", 8)
     with pytest.raises(ValueError, match=r"no pixel_error at a threshold of 0\.55"):

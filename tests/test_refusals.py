@@ -369,6 +369,7 @@ ELSEWHERE = {
         "records.figures",
         "records.paired_differences",
         "records.per_slice",
+        "records.spreads",
     },
     "test_tiff.py": {"tiff.read_tiff"},
     "test_topology.py": {"topology.mismatches", "topology.thin", "topology.warp"},

@@ -5,6 +5,7 @@ Built in :doc:`results`.
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,54 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
             raise ValueError(f"{folder} has no {name} at a threshold of {threshold}.")
         found[name] = curve["values"][place[0]]
     return found
+
+
+class Spread(NamedTuple):
+    """One figure over the runs of a variant."""
+
+    mean: float  # of the folds, each the mean of its seeds
+    folds: float  # standard deviation of the folds, NaN for a single one
+    seeds: float  # standard deviation of a fold's seeds, NaN where none has two
+
+
+def spreads(
+    folder: str | Path, versions: int, threshold: float | None = None
+) -> dict[str, Spread]:
+    """The five figures of a variant over all its runs with a fold held out, by name.
+
+    Each fold weighs the same, however many seeds it has been trained with.
+
+    Args:
+        folder: of the variant, results/scale/variant.
+        versions: as for `figures`.
+        threshold: as for `figures`.
+
+    Raises:
+        ValueError: for a folder without such runs, and for what a record does not have.
+    """
+    folds: dict[str, list[dict]] = {}
+    for run in sorted(Path(folder).glob("[1-9]-*")):
+        found = figures(run, versions, threshold)
+        folds.setdefault(run.name.partition("-")[0], []).append(found)
+    if not folds:
+        raise ValueError(f"{folder} has no record of a run with a fold held out.")
+    result = {}
+    for name in next(iter(folds.values()))[0]:
+        values = [[one[name] for one in seeds] for seeds in folds.values()]
+        means = [np.mean(seeds) for seeds in values]
+        apart = np.concatenate([np.subtract(s, np.mean(s)) for s in values])
+        result[name] = Spread(
+            float(np.mean(means)),
+            _deviation(means, len(means) - 1),
+            _deviation(apart, len(apart) - len(means)),
+        )
+    return result
+
+
+def _deviation(values, freedom: int) -> float:
+    """Of values about their mean; NaN where nothing is left to estimate it from."""
+    squares = np.sum((values - np.mean(values)) ** 2)
+    return float(np.sqrt(squares / freedom)) if freedom else float("nan")
 
 
 def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
