@@ -29,6 +29,16 @@ def test_nothing_is_there_before_all_of_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_whoever_may_read_other_files_may_read_what_is_written(tmp_path):
+    (tmp_path / "plain").touch()
+    with written(tmp_path / "network") as temporary:
+        temporary.write_text("as safetensors writes")
+        temporary.chmod(0o600)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 class Stopped(Exception):
     """Stands for whatever ends a program."""
 

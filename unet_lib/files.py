@@ -21,7 +21,10 @@ def written(path: Path) -> Iterator[Path]:
     # One name and not one for each process: what a killed one left is overwritten.
     temporary = path.with_name(f".tmp-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read its files
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OSError(
