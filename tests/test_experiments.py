@@ -552,7 +552,9 @@ def tiny(run):
 def test_every_variant_of_the_paper_s_size_is_made(tmp_path):
     runs = [tiny(run) for run in read_table(REAL, "full/*/2-0", slices=5)]
     variants = {run.variant for run in read_table(REAL)}
-    assert {run.variant for run in runs} == variants - {"sgd"}  # there the recipe
+    # Of the small scale alone: what is the recipe at the full one, and the average
+    # that is too long for a short run.
+    assert {run.variant for run in runs} == variants - {"sgd", "best-long-average"}
     names = run_table(runs, STACKS, tmp_path / "work", tmp_path / "results", False)
     assert names == [run.name for run in runs]
     networks = set()
