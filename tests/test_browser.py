@@ -151,7 +151,9 @@ def test_each_slider_changes_its_picture_by_keyboard(desktop):
 
 
 def test_inline_code_is_not_broken_on_a_desktop(desktop):
+    """But in tables, whose columns would crowd one another."""
     broken = desktop.page.locator("article code .pre").evaluate_all("""words => words
+      .filter(word => !word.closest("td"))
       .filter(word =>
         new Set([...word.getClientRects()].map(line => line.top)).size > 1)
       .map(word => word.textContent)""")
