@@ -18,9 +18,10 @@ def written(path: Path) -> Iterator[Path]:
 
     OSError if it cannot be; what `path` was before is then still whole.
     """
-    # One name and not one for each process: what a killed one left is overwritten.
+    # One name and not one for each process: what a killed one left goes.
     temporary = path.with_name(f".tmp-{path.name}")
     try:
+        temporary.unlink(missing_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
