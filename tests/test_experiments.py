@@ -206,6 +206,15 @@ def test_each_variant_of_the_books_table_changes_what_its_name_says():
         for variant, fields in changes.items():
             found = runs[f"{scale}/{variant}/2-0"]
             assert {name for name in found if found[name] != recipe[name]} == fields
+    for variant in ("recipe", "best"):  # four times the steps, and what goes with them
+        short, long = (runs[f"{s}/{variant}/2-0"] for s in ("quarter", "quarter-long"))
+        fields = {name for name in short if short[name] != long[name]}
+        assert fields - {"average"} == {"steps", "watch_at"}
+        assert long["steps"] == 4 * short["steps"]
+        # In steps, an average reaches back 1 / (1 - decay): as far in parts of the run.
+        if variant == "best":
+            reach = [1 / (1 - one["average"]) / one["steps"] for one in (short, long)]
+            assert reach == pytest.approx([1 / 30, 1 / 30], rel=0.01)
     # The paper's, but for how fast it is computed and when it is looked at.
     paper = dataclasses.asdict(TrainConfig(held_out=range(6, 12)))
     assert {
