@@ -421,6 +421,17 @@ def test_stopped_in_recording_it_is_recorded_again(made, tmp_path, monkeypatch):
     assert set(files(tmp_path / "results")) == expected
 
 
+def test_a_run_that_diverges_is_left_and_said_at_the_end(made, tmp_path):
+    # One step so large that the next loss is no number, first in the table.
+    text = TABLE.replace("learning_rate = 1e-3", "learning_rate = 1e30", 1)
+    message = r"(?s)^1 run.* recorded, 1 diverged\.\ntiny/plain/2-0: The .*1e\+30"
+    with pytest.raises(FloatingPointError, match=message):
+        make(tmp_path, "tiny/*/2-0", text=text)
+    ours, theirs = (one / "results" / "tiny" for one in (tmp_path, made))
+    assert [path.name for path in ours.iterdir()] == ["wide"]
+    assert files(ours / "wide" / "2-0") == files(theirs / "wide" / "2-0")
+
+
 HOLDER = """
 import fcntl, sys
 file = open(sys.argv[1], "w")

@@ -138,7 +138,8 @@ def run_table(
     """Make what is missing; return the names of what was made.
 
     A run that was stopped goes on. Several processes that share the folders share
-    the runs out: each takes the next that no other has.
+    the runs out: each takes the next that no other has. A run that diverges is left,
+    and said at the end.
 
     Args:
         experiments: from `read_table`.
@@ -149,7 +150,8 @@ def run_table(
 
     Raises:
         ValueError: for a record of another configuration than the table's, before
-            anything is made. What `train.fit` raises.
+            anything is made. What else `train.fit` raises.
+        FloatingPointError: for runs that have diverged, after all others are made.
     """
     work, results = Path(work), Path(results)
     missing = []
@@ -162,7 +164,7 @@ def run_table(
             )
         if found != "recorded":
             missing.append(experiment)
-    made = []
+    made, diverged = [], []
     for experiment in missing:
         with _taken(work / experiment.name) as ours:
             found = state(experiment, work, results)
@@ -170,8 +172,17 @@ def run_table(
                 continue
             if progress:
                 print(f"{experiment.name}: {found}", flush=True)
-            _make(experiment, stacks, work, results, progress)
-            made.append(experiment.name)
+            try:
+                _make(experiment, stacks, work, results, progress)
+            except FloatingPointError as error:  # the runs after it are no worse for it
+                diverged.append(f"{experiment.name}: {error}")
+            else:
+                made.append(experiment.name)
+    if diverged:
+        raise FloatingPointError(
+            f"{len(made)} run(s) made and recorded, {len(diverged)} diverged.\n"
+            + "\n".join(diverged)
+        )
     return made
 
 
