@@ -17,7 +17,7 @@ from unet_lib import UNet, pretrained
 from unet_lib.metrics import pixel_error
 from unet_lib.predict import predict
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter" / "best"
+RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / "best"
 
 
 @pytest.fixture
