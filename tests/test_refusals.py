@@ -30,6 +30,7 @@ from unet_lib.augment import (
 )
 from unet_lib.data import Stacks, export_slices, folds, load_isbi2012
 from unet_lib.model import UNet, centre_crop, incoming_nodes, save_network
+from unet_lib.published import read_folder
 from unet_lib.synthetic import synthetic_em
 from unet_lib.tiff import write_tiff
 from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
@@ -110,6 +111,7 @@ REFUSED = [
     (lambda: synthetic_em(2, "64"), "needs integers .* size='64'"),
     (lambda: synthetic_em(2, 64, -1), "a seed >= 0; got .* seed=-1"),
     (lambda: load_isbi2012("nowhere"), r"nowhere.train-volume\.tif cannot be read"),
+    (lambda: read_folder("nowhere"), r"nowhere.train-volume\.tif cannot be read"),
     (lambda: export_slices((IMAGES, LABELS), "out"), "Stacks, got tuple: load_isbi"),
     (lambda: stacks(train_images=IMAGE), r"train_images .* shape \(48, 48\)"),
     (lambda: stacks(test_images=None), "test_images .* got NoneType"),
@@ -384,7 +386,6 @@ EXEMPT = {
     "augment.TileSampler.draw": "takes a tile's number; the sampler is checked",
     "checkpoint.circumstances": "takes a device",
     "checkpoint.write_history": "takes the rows of a run",
-    "data.cache_folder": "takes nothing",
     "data.synthetic_stacks": "takes nothing",
     "metrics.Scores": "a result",
     "metrics.Scores.to_dict": "takes nothing",
@@ -396,6 +397,8 @@ EXEMPT = {
     "model.initialise": "takes a network",
     "plot.use_style": "takes nothing",
     "predict.mirror_pad": "takes what `predict` has checked, and its plan",
+    "published.cache_folder": "takes nothing",
+    "published.read_or_fetch": "takes nothing",
     "slider.encode": "takes a picture of `explore`, checked",
     "slider.live_control": "takes what `explore` has checked",
     "slider.page": "takes what `explore` has checked",

@@ -1,0 +1,221 @@
+"""The challenge's files as they were published: read, checked to the pixel, fetched.
+
+Used by `data.load_isbi2012`. Built in :doc:`data`.
+"""
+
+import hashlib
+import io
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import tifffile
+
+ADDRESS = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
+VARIABLE = "UNET_BOOK_DATA"
+SHAPE = (30, 512, 512)
+
+# SHA-256 of the decoded pixels (C order, uint8): a copy written anew by another
+# program has other bytes and the same pixels.
+PIXELS_SHA256 = {
+    "train-volume.tif": (
+        "200da3d452d726e6c9ca1ce04b869d4edb727320d23b516d01cce707dc8c4760"
+    ),
+    "train-labels.tif": (
+        "a7cb64000a1a7e542682927e19c91339f58f9f178e0bcce4e207371116f0ca36"
+    ),
+    "test-volume.tif": (
+        "1b58fa7ec1d0ff9d39a855622db3ff66a97863036339b0d04be51b2f5a99b0e9"
+    ),
+}
+# The pixels of the true test labels are not known to us; what is known is the
+# git blob id of the file as published (`git hash-object test-labels.tif`).
+TEST_LABELS = "test-labels.tif"
+TEST_LABELS_BLOB = "0d6427fdfe7bacaa91bdc3d930aab31331b62d43"
+
+
+class DataError(ValueError):
+    """A file of the stacks is missing, unreadable or not the one expected."""
+
+
+class DownloadError(OSError):
+    """The organisers' zip could not be fetched."""
+
+
+def read_folder(folder, remedy=None):
+    """Read the files of a folder and check every pixel.
+
+    Args:
+        folder: that holds the organisers' TIFF files, or their unpacked zip.
+        remedy: a sentence that the error ends with, on what to do with a wrong file.
+
+    Returns:
+        A dictionary of file names and ``(30, 512, 512)`` uint8 arrays, `TEST_LABELS`
+        among them where that file is there.
+
+    Raises:
+        DataError: for a file that is missing, unreadable or other than published,
+            naming it.
+    """
+    folder = Path(folder).expanduser()
+    inner = folder / "ISBI-2012-challenge"  # as the organisers' zip unpacks
+    if inner.is_dir() and not any((folder / name).exists() for name in PIXELS_SHA256):
+        folder = inner
+    names = list(PIXELS_SHA256)
+    if (folder / TEST_LABELS).exists():
+        names.append(TEST_LABELS)
+    contents = {}
+    for name in names:
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as problem:
+            raise DataError(
+                f"{folder / name} cannot be read ({problem.strerror}). Expected a "
+                f"folder with {', '.join(PIXELS_SHA256)}. Put the file there (all are "
+                f"in {ADDRESS}) or name the right folder, as argument or in {VARIABLE}."
+            ) from problem
+    return _decode_all(
+        contents, folder, remedy or f"Replace it by the file in {ADDRESS}."
+    )
+
+
+def read_or_fetch():
+    """Read the files of the user's cache; fetch the organisers' zip where it has none.
+
+    Returns:
+        As `read_folder`.
+
+    Raises:
+        DataError: as `read_folder`, for the cache and for the zip.
+        DownloadError: where the zip cannot be fetched.
+    """
+    cache = cache_folder()
+    if all((cache / name).is_file() for name in PIXELS_SHA256):
+        # Not fetched again by itself: the user may have put the file there.
+        return read_folder(cache, "Delete it, and it is fetched anew.")
+    return _download(ADDRESS, cache)
+
+
+def cache_folder():
+    """Return the user's cache folder of this book (where pooch would put it)."""
+    # Computed here, so that cached stacks load where pooch is not installed.
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local) / "unet-book" / "unet-book" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "unet-book"
+    base = os.environ.get("XDG_CACHE_HOME", "").strip() or Path.home() / ".cache"
+    return Path(base) / "unet-book"
+
+
+def _decode_all(contents, where, remedy):
+    """Check and decode {file name: bytes}; `where` and `remedy` are for the errors."""
+    stacks = {}
+    for name, data in contents.items():
+        try:
+            stacks[name] = _decode(name, data)
+        except DataError as problem:
+            raise DataError(f"{where}: {name} {problem} {remedy}") from problem
+    return stacks
+
+
+def _decode(name, data):
+    """Decode one file; the DataError's text follows on the file's name."""
+    try:
+        stack = tifffile.imread(io.BytesIO(data))
+    except Exception as problem:  # a broken file breaks the reader in many ways
+        raise DataError(
+            f"is not a readable TIFF file ({problem}). It may be truncated: it has "
+            f"{len(data):,} bytes; expected about 7,870,000."
+        ) from problem
+    if stack.shape != SHAPE or stack.dtype != np.uint8:
+        raise DataError(
+            f"holds {stack.dtype} of shape {stack.shape}; expected uint8 of shape "
+            f"{SHAPE}."
+        )
+    if name == TEST_LABELS:
+        _check_test_labels(data, stack)
+        return stack
+    found = hashlib.sha256(stack.tobytes()).hexdigest()
+    if found != PIXELS_SHA256[name]:
+        raise DataError(
+            "has other pixels than the published stack: expected SHA-256 "
+            f"{PIXELS_SHA256[name]} of the decoded pixels, found {found}."
+        )
+    return stack
+
+
+def _check_test_labels(data, stack):
+    optional = "Everything but the scores on the test stack works without it."
+    found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if found != TEST_LABELS_BLOB:
+        raise DataError(
+            f"is not the published file: expected git blob id {TEST_LABELS_BLOB}, "
+            f"found {found}. Files of this name in public repositories turned out to "
+            f"be predictions: never score against such. {optional}"
+        )
+    if not np.isin(stack, (0, 255)).all():
+        raise DataError(
+            f"has other values than 0 (membrane) and 255 (cell). {optional}"
+        )
+
+
+def _download(address, folder):
+    """Fetch the zip, check all of it, and only then put the files into `folder`."""
+    try:
+        import pooch
+    except ModuleNotFoundError as problem:
+        raise _no_download(
+            address, folder, "pooch, which fetches it, is not installed"
+        ) from problem
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
+            archive = Path(work) / "stacks.zip"
+            fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=20)
+            fetch(address, str(archive), None)
+            contents = _read_zip(archive)
+            remedy = f"Get the right file elsewhere and name its folder in {VARIABLE}."
+            missing = [name for name in PIXELS_SHA256 if name not in contents]
+            if missing:
+                raise DataError(
+                    f"The zip from {address} lacks {', '.join(missing)}; expected "
+                    f"{', '.join(PIXELS_SHA256)}. {remedy}"
+                )
+            stacks = _decode_all(contents, f"The zip from {address}", remedy)
+            for name, data in contents.items():
+                part = Path(work) / name
+                part.write_bytes(data)
+                os.replace(part, folder / name)
+    except (OSError, zipfile.BadZipFile) as problem:
+        raise _no_download(address, folder, problem) from problem
+    return stacks
+
+
+def _read_zip(archive):
+    """Return {file name: bytes} of the stacks in a zip, whatever their folder."""
+    wanted = {*PIXELS_SHA256, TEST_LABELS}
+    with zipfile.ZipFile(archive) as members:
+        contents = {}
+        for member in members.namelist():
+            # Only the last part of a member's path counts: none leads elsewhere.
+            name = PurePosixPath(member.replace("\\", "/")).name
+            if name in wanted:
+                try:
+                    contents[name] = members.read(member)
+                except Exception as problem:  # damage shows in many ways
+                    raise zipfile.BadZipFile(f"{member}: {problem}") from problem
+    return contents
+
+
+def _no_download(address, folder, reason):
+    return DownloadError(
+        f"The ISBI 2012 stacks are not here and could not be fetched from {address} "
+        f"({reason}). On a machine that can reach it, download and unpack that file; "
+        f"then put {', '.join(PIXELS_SHA256)} into {folder}, or name their folder in "
+        f"the environment variable {VARIABLE}. Without them, load_or_stand_in() or "
+        "`unet-lib data --synthetic` gives the synthetic stand-in."
+    )
