@@ -39,7 +39,7 @@ BLOCK = re.compile(
 
 def table() -> str:
     """The README's table, from the recorded files alone."""
-    from unet_lib.records import spreads
+    from unet_lib.results import spreads
 
     run = json.loads((RUN / "metrics.json").read_text("utf-8"))
     times = json.loads(TIMES.read_text("utf-8"))
@@ -113,10 +113,10 @@ def score() -> None:
     import torch
 
     from unet_lib import data, load_network
-    from unet_lib.checkpoint import circumstances
-    from unet_lib.files import write_text
+    from unet_lib._files import write_text
     from unet_lib.metrics import evaluate
     from unet_lib.predict import predict
+    from unet_lib.train.checkpoint import circumstances
 
     stacks = data.load_isbi2012()
     held_out = json.loads((RUN / "metrics.json").read_text("utf-8"))["held_out"]
@@ -131,8 +131,8 @@ def measure(names: list[str]) -> None:
     """Time the recording of all pages and the README's commands, once set up."""
     import torch
 
-    from unet_lib.checkpoint import circumstances
-    from unet_lib.files import write_text
+    from unet_lib._files import write_text
+    from unet_lib.train.checkpoint import circumstances
 
     listed = subprocess.run(
         ["bash", str(ROOT / ".ci" / "run"), "--commands"],

@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unet_lib import pretrained
-from unet_lib.checkpoint import differences
-from unet_lib.experiments import FIXED
-from unet_lib.files import write_text
-from unet_lib.model import load_network, save_network
-from unet_lib.records import spreads
+from unet_lib import networks
+from unet_lib._files import write_text
+from unet_lib.networks import load_network, save_network
+from unet_lib.results import spreads
+from unet_lib.results.table import FIXED
 from unet_lib.train import TrainConfig
+from unet_lib.train.checkpoint import differences
 
 RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / "best"
-CARD = pretrained.FILE.with_suffix(".md")
-SOURCE = Path(pretrained.__file__)
+CARD = networks.FILE.with_suffix(".md")
+SOURCE = Path(networks.__file__)
 TITLES = {
     "pixel_error": "pixel error",
     "rand_error": "Rand error",
@@ -39,8 +39,8 @@ TITLES = {
 
 def publish(network: Path) -> None:
     """Write the weights and their hash."""
-    save_network(load_network(network), pretrained.FILE, torch.float16)
-    found = hashlib.sha256(pretrained.FILE.read_bytes()).hexdigest()
+    save_network(load_network(network), networks.FILE, torch.float16)
+    found = hashlib.sha256(networks.FILE.read_bytes()).hexdigest()
     text = SOURCE.read_text("utf-8")
     write_text(SOURCE, re.sub('SHA256 = ".*"', f'SHA256 = "{found}"', text))
 
@@ -85,7 +85,7 @@ def card() -> str:
         json.loads((RECORDS / "0-0" / f"{name}.json").read_text("utf-8"))
         for name in ("metrics", "scores")
     )
-    network = pretrained.load_pretrained()
+    network = networks.load_pretrained()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     versions, folds = scores["versions"], sorted(RECORDS.glob("[1-5]-*"))
     return f"""# The published network
@@ -95,7 +95,7 @@ def card() -> str:
 A U-Net as in Ronneberger, Fischer and Brox (2015), but with \
 {network.arguments["base_channels"]} channels on its first level
 where the paper has 64: {parameters:,} parameters, \
-{pretrained.FILE.stat().st_size / 1e6:.1f} MB in half precision. It is not the
+{networks.FILE.stat().st_size / 1e6:.1f} MB in half precision. It is not the
 paper's network, and its figures are not the paper's.
 
 ```python
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("network", nargs="?", type=Path, help="of a run")
     if network := parser.parse_args().network:
         publish(network)
-        pretrained.SHA256 = hashlib.sha256(pretrained.FILE.read_bytes()).hexdigest()
+        networks.SHA256 = hashlib.sha256(networks.FILE.read_bytes()).hexdigest()
     write_text(CARD, card())
 
 

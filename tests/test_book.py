@@ -20,8 +20,8 @@ import yaml
 
 from unet_lib import UNet
 from unet_lib.augment import Augmentation
-from unet_lib.configuration import TrainConfig
-from unet_lib.experiments import read_table
+from unet_lib.config import TrainConfig
+from unet_lib.results.table import read_table
 
 pytestmark = pytest.mark.book
 
@@ -160,7 +160,7 @@ def test_the_recording_can_be_downloaded(site, name):
     assert f'href="_sources/{name}.ipynb"' in (site / f"{name}.html").read_text("utf-8")
 
 
-MODULES = reference.load(record.BOOK.parent).modules.values()
+MODULES = list(reference.modules(reference.load(record.BOOK.parent)))
 ENTRIES = [one for module in MODULES for one in reference.entries(module)]
 CHAPTERS = re.compile(r":doc:`([^`]*)`")
 

@@ -17,9 +17,10 @@ import torch
 
 from unet_lib import cli, cli_train, data, train
 from unet_lib.augment import Augmentation
-from unet_lib.configuration import TrainConfig
+from unet_lib.config import TrainConfig
 from unet_lib.metrics import evaluate
-from unet_lib.model import UNet, save_network
+from unet_lib.model import UNet
+from unet_lib.networks import save_network
 from unet_lib.predict import predict
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from unet_lib import data, published, synthetic
+from unet_lib import data
+from unet_lib.data import isbi2012, synthetic
 
 REQUIRED = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
 SMALL = (4, 24, 32)
@@ -85,14 +86,14 @@ def small_house(monkeypatch, tmp_path, pixels, true_labels, request):
     for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(variable, str(tmp_path / "cache"))
     monkeypatch.delenv(data.VARIABLE, raising=False)
-    monkeypatch.setattr(published, "SHAPE", SMALL)
+    monkeypatch.setattr(isbi2012, "SHAPE", SMALL)
     hashes = {n: hashlib.sha256(s.tobytes()).hexdigest() for n, s in pixels.items()}
-    monkeypatch.setattr(published, "PIXELS_SHA256", hashes)
+    monkeypatch.setattr(isbi2012, "PIXELS_SHA256", hashes)
     content = true_labels[1]
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    monkeypatch.setattr(published, "TEST_LABELS_BLOB", blob)
+    monkeypatch.setattr(isbi2012, "TEST_LABELS_BLOB", blob)
     # Nothing in these tests may reach out: a port that nobody listens at.
-    monkeypatch.setattr(published, "ADDRESS", "http://127.0.0.1:9/stacks.zip")
+    monkeypatch.setattr(isbi2012, "ADDRESS", "http://127.0.0.1:9/stacks.zip")
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def serve(monkeypatch):
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         address = f"http://127.0.0.1:{server.server_port}/stacks.zip"
-        monkeypatch.setattr(published, "ADDRESS", address)
+        monkeypatch.setattr(isbi2012, "ADDRESS", address)
         return asked
 
     yield start
@@ -153,7 +154,7 @@ def test_folder_as_argument_before_the_variable(tmp_path, monkeypatch, files, pi
 
 
 def test_folder_by_the_variable_before_the_cache(tmp_path, monkeypatch, files, pixels):
-    fill(published.cache_folder(), {name: b"damaged" for name in files})
+    fill(isbi2012.cache_folder(), {name: b"damaged" for name in files})
     monkeypatch.setenv(data.VARIABLE, str(fill(tmp_path / "mine", files)))
     check(data.load_isbi2012(), pixels)
 
@@ -192,13 +193,13 @@ def test_predictions_are_not_taken_for_test_labels(tmp_path, files):
     folder = fill(tmp_path / "mine", {**files, "test-labels.tif": prediction})
     with pytest.raises(data.DataError, match=r"test-labels\.tif.*predictions") as error:
         data.load_isbi2012(folder)
-    assert published.TEST_LABELS_BLOB in str(error.value)
+    assert isbi2012.TEST_LABELS_BLOB in str(error.value)
 
 
 def test_test_labels_of_other_values(tmp_path, files, monkeypatch):
     content = tif(np.full(SMALL, 7, np.uint8))
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    monkeypatch.setattr(published, "TEST_LABELS_BLOB", blob)
+    monkeypatch.setattr(isbi2012, "TEST_LABELS_BLOB", blob)
     folder = fill(tmp_path / "mine", {**files, "test-labels.tif": content})
     with pytest.raises(data.DataError, match=r"test-labels\.tif has other values"):
         data.load_isbi2012(folder)
@@ -212,7 +213,7 @@ def test_blob_id_is_that_of_git(tmp_path, true_labels):
         ours = subprocess.run(git, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
         pytest.skip("git is not installed")
-    assert ours.strip() == published.TEST_LABELS_BLOB
+    assert ours.strip() == isbi2012.TEST_LABELS_BLOB
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -224,7 +225,7 @@ def test_missing_file(tmp_path, files, name):
     message = str(error.value)
     assert str(folder / name) in message
     assert data.VARIABLE in message
-    assert published.ADDRESS in message
+    assert isbi2012.ADDRESS in message
 
 
 def test_missing_folder(tmp_path):
@@ -275,7 +276,7 @@ def test_one_wrong_pixel(tmp_path, files, pixels, name):
     with pytest.raises(data.DataError, match="has other pixels") as error:
         data.load_isbi2012(folder)
     assert name in str(error.value)
-    assert published.PIXELS_SHA256[name] in str(error.value)
+    assert isbi2012.PIXELS_SHA256[name] in str(error.value)
 
 
 def test_two_files_exchanged(tmp_path, files):
@@ -296,7 +297,7 @@ def test_download(serve, files, pixels, true_labels, folder, tmp_path):
     check(stacks, pixels)
     assert stacks.test_labels is not None
     # The stacks and nothing else, whatever paths the zip's members have.
-    assert tree(published.cache_folder()) == files
+    assert tree(isbi2012.cache_folder()) == files
     assert len(tree(tmp_path)) == len(files)
     check(data.load_isbi2012(), pixels)
     assert asked == ["/stacks.zip"]
@@ -311,10 +312,10 @@ def test_download_without_test_labels(serve, files, pixels):
 
 def test_download_completes_a_cache(serve, files, pixels):
     name = "train-labels.tif"
-    fill(published.cache_folder(), {name: files[name]})
+    fill(isbi2012.cache_folder(), {name: files[name]})
     serve(zipped(files))
     check(data.load_isbi2012(), pixels)
-    assert tree(published.cache_folder()) == files
+    assert tree(isbi2012.cache_folder()) == files
 
 
 def damaged(body):
@@ -340,29 +341,29 @@ def test_download_fails(serve, files, failure):
     with pytest.raises(data.DownloadError, match="could not be fetched") as error:
         data.load_isbi2012()
     message = str(error.value)
-    assert published.ADDRESS in message
-    assert str(published.cache_folder()) in message
+    assert isbi2012.ADDRESS in message
+    assert str(isbi2012.cache_folder()) in message
     assert data.VARIABLE in message
     assert "stand-in" in message
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_off_line():
     with pytest.raises(OSError, match="could not be fetched from") as error:
         data.load_isbi2012()
     message = str(error.value)
-    assert published.ADDRESS in message
-    assert str(published.cache_folder()) in message
+    assert isbi2012.ADDRESS in message
+    assert str(isbi2012.cache_folder()) in message
     assert data.VARIABLE in message
     assert "stand-in" in message
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_off_line_without_pooch(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(data.DownloadError, match="pooch, which fetches it"):
         data.load_isbi2012()
-    assert not published.cache_folder().exists()
+    assert not isbi2012.cache_folder().exists()
 
 
 def test_download_of_wrong_pixels(serve, files, pixels):
@@ -370,7 +371,7 @@ def test_download_of_wrong_pixels(serve, files, pixels):
     serve(zipped(files))
     with pytest.raises(data.DataError, match=r"zip.*test-volume\.tif has other pixels"):
         data.load_isbi2012()
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_download_of_predictions_as_test_labels(serve, files):
@@ -378,7 +379,7 @@ def test_download_of_predictions_as_test_labels(serve, files):
     serve(zipped(files))
     with pytest.raises(data.DataError, match=r"zip.*test-labels\.tif.*predictions"):
         data.load_isbi2012()
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_download_that_lacks_a_stack(serve, files):
@@ -386,21 +387,21 @@ def test_download_that_lacks_a_stack(serve, files):
     serve(zipped(files))
     with pytest.raises(data.DataError, match=r"lacks train-labels\.tif"):
         data.load_isbi2012()
-    assert list(published.cache_folder().iterdir()) == []
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_failed_download_leaves_what_was_there(serve, files):
     there = {"train-volume.tif": files["train-volume.tif"], "notes.txt": b"mine"}
-    fill(published.cache_folder(), there)
+    fill(isbi2012.cache_folder(), there)
     serve(zipped(files)[:1000])
     with pytest.raises(data.DownloadError):
         data.load_isbi2012()
-    assert tree(published.cache_folder()) == there
+    assert tree(isbi2012.cache_folder()) == there
 
 
 def test_cache_that_cannot_be_written(serve, files):
     serve(zipped(files))
-    cache = published.cache_folder()
+    cache = isbi2012.cache_folder()
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_bytes(b"a file where the folder should be")
     with pytest.raises(data.DownloadError, match="exists"):
@@ -409,9 +410,7 @@ def test_cache_that_cannot_be_written(serve, files):
 
 def test_damaged_cache_is_named_and_fetched_anew_when_deleted(serve, files, pixels):
     asked = serve(zipped(files))
-    cache = fill(
-        published.cache_folder(), {**files, "test-volume.tif": b"II*\0 broken"}
-    )
+    cache = fill(isbi2012.cache_folder(), {**files, "test-volume.tif": b"II*\0 broken"})
     with pytest.raises(data.DataError, match=r"test-volume\.tif.*Delete it") as error:
         data.load_isbi2012()
     assert str(cache) in str(error.value)
@@ -424,7 +423,7 @@ def test_damaged_cache_is_named_and_fetched_anew_when_deleted(serve, files, pixe
 
 def test_cache_folder_is_that_of_pooch():
     pooch = pytest.importorskip("pooch")
-    assert published.cache_folder() == pooch.os_cache("unet-book")
+    assert isbi2012.cache_folder() == pooch.os_cache("unet-book")
 
 
 # The stacks or the stand-in --------------------------------------------------
@@ -473,7 +472,7 @@ def test_load_or_stand_in_off_line(capsys):
 @pytest.mark.usefixtures("quick_stand_in")
 def test_load_or_stand_in_as_the_variable_asks(serve, monkeypatch, files, capsys):
     asked = serve(zipped(files))
-    fill(published.cache_folder(), files)
+    fill(isbi2012.cache_folder(), files)
     monkeypatch.setenv(data.VARIABLE, "synthetic")
     assert data.load_or_stand_in().source == "synthetic"
     assert "synthetic stand-in" in one_line(capsys)

@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
-from unet_lib import checkpoint, experiments, train
+from unet_lib import train
 from unet_lib.augment import Augmentation, TileSampler
 from unet_lib.data import Stacks, synthetic_em
-from unet_lib.experiments import read_table, run_table, state
+from unet_lib.data.tiff import read_tiff
 from unet_lib.metrics import evaluate
-from unet_lib.model import UNet, load_network
+from unet_lib.model import UNet
+from unet_lib.networks import load_network
 from unet_lib.predict import predict
-from unet_lib.records import figures
-from unet_lib.tiff import read_tiff
-from unet_lib.train import TrainConfig
+from unet_lib.results import figures
+from unet_lib.results import table as experiments
+from unet_lib.results.table import read_table, run_table, state
+from unet_lib.train import TrainConfig, checkpoint
 from unet_lib.weights import weight_map
 
-REAL = Path(__file__).parent.parent / "results" / "experiments.toml"
+REAL = Path(__file__).parent.parent / "results" / "table.toml"
 
 # Five slices: each of the five folds holds one out.
 IMAGES, LABELS = synthetic_em(slices=5, size=48, seed=1)
@@ -83,7 +85,7 @@ def table(folder, text=TABLE, only="*", slices=5):
     return read_table(path, only, slices)
 
 
-# The table.
+# The experiments.
 
 
 def test_runs_in_their_order_each_once(tmp_path):
@@ -422,7 +424,7 @@ def test_stopped_in_recording_it_is_recorded_again(made, tmp_path, monkeypatch):
 
 
 def test_a_run_that_diverges_is_left_and_said_at_the_end(made, tmp_path):
-    # One step so large that the next loss is no number, first in the table.
+    # One step so large that the next loss is no number, first in the experiments.
     text = TABLE.replace("learning_rate = 1e-3", "learning_rate = 1e30", 1)
     message = r"(?s)^1 run.* recorded, 1 diverged\.\ntiny/plain/2-0: The .*1e\+30"
     with pytest.raises(FloatingPointError, match=message):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from unet_lib.files import write_text, written
+from unet_lib._files import write_text, written
 
 
 def test_what_is_written_is_there(tmp_path):

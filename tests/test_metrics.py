@@ -15,10 +15,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion
 from scipy.stats import entropy
 
-from unet_lib import agreement, metrics, topology
-from unet_lib.agreement import f_score
+from unet_lib import metrics
 from unet_lib.data import synthetic_em
-from unet_lib.metrics import FIGURES, THRESHOLDS, evaluate, pixel_error
+from unet_lib.metrics import FIGURES, THRESHOLDS, evaluate, pairs, pixel_error, topology
+from unet_lib.metrics.pairs import f_score
 
 GOLDEN = Path(__file__).parent / "metrics-golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
@@ -184,14 +184,14 @@ numbered = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
 @given(numbered)
 def test_pairs_equal_looking_at_each(cells):
     assume(cells[0].any())
-    found = agreement.pair_counts(agreement.overlaps(*cells))
+    found = pairs.pair_counts(pairs.overlaps(*cells))
     np.testing.assert_allclose(found, all_pairs(*cells), rtol=1e-12, atol=1e-9)
 
 
 @given(numbered)
 def test_information_equals_entropies(cells):
     assume(cells[0].any())
-    found = agreement.information_f(agreement.overlaps(*cells))
+    found = pairs.information_f(pairs.overlaps(*cells))
     of_a, of_b, shared = shared_information(*cells)
     if min(of_a, of_b) < 1e-9:
         assert found == pytest.approx(0, abs=1e-9)
@@ -207,14 +207,12 @@ def test_information_equals_entropies(cells):
 def test_numbering_does_not_matter(cells, of_labels, of_proposal):
     assume(cells[0].any())
     again = np.array([0, *of_labels])[cells[0]], np.array([0, *of_proposal])[cells[1]]
-    one, other = agreement.overlaps(*cells), agreement.overlaps(*again)
+    one, other = pairs.overlaps(*cells), pairs.overlaps(*again)
     np.testing.assert_allclose(
-        agreement.pair_counts(one), agreement.pair_counts(other), rtol=1e-12, atol=1e-9
+        pairs.pair_counts(one), pairs.pair_counts(other), rtol=1e-12, atol=1e-9
     )
     # Where nothing is shared rounding decides between 0/0 and about 0.
-    values = np.nan_to_num(
-        [agreement.information_f(one), agreement.information_f(other)]
-    )
+    values = np.nan_to_num([pairs.information_f(one), pairs.information_f(other)])
     assert values[0] == pytest.approx(values[1], abs=1e-9)
 
 

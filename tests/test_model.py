@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from unet_lib import model
-from unet_lib.model import UNet, centre_crop, initialise, load_network, save_network
+from unet_lib.model import UNet, centre_crop, initialise
+from unet_lib.networks import load_network, save_network
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 

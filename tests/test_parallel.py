@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import unet_lib
-from unet_lib import checkpoint, parallel
 from unet_lib.data import synthetic_em
-from unet_lib.model import load_network
-from unet_lib.parallel import Processes
-from unet_lib.train import TrainConfig, fit
+from unet_lib.networks import load_network
+from unet_lib.train import TrainConfig, checkpoint, fit, processes
+from unet_lib.train.processes import Processes
 
 IMAGES, LABELS = synthetic_em(slices=4, size=40, seed=1)
 CONFIG = TrainConfig(
@@ -225,18 +224,18 @@ def test_shares_are_the_batch(batch, count):
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 99, 1.5])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=r"device must be .* for the fastest, not"):
-        parallel.join(device, 1)
+        processes.join(device, 1)
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
     for count, batch, multiple in ((2, 3, 4), (4, 1, 4), (4, 9, 8)):
         monkeypatch.setenv("WORLD_SIZE", str(count))
         with pytest.raises(ValueError, match=rf"{count} processes: .* as {multiple}\."):
-            parallel.join("cpu", batch)
+            processes.join("cpu", batch)
 
 
 def test_alone():
-    one = parallel.join("cpu", 3)
+    one = processes.join("cpu", 3)
     assert (one.rank, one.count, one.first) == (0, 1, True)
     network = torch.nn.Linear(1, 1)
     assert one.wrap(network) is network

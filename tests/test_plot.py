@@ -18,7 +18,7 @@ from PIL import Image
 from skimage.measure import label as label_parts
 
 from unet_lib import plot
-from unet_lib import slider as sliders
+from unet_lib.plot import slider as sliders
 
 BINARY = arrays.arrays(np.uint8, (12, 12), elements=st.integers(0, 1))
 GREYS = arrays.arrays(np.float32, (12, 12), elements=st.floats(0, 1, width=32))

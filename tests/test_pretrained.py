@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 import unet_lib
-from unet_lib import UNet, pretrained
+from unet_lib import UNet, networks
 from unet_lib.metrics import pixel_error
 from unet_lib.predict import predict
 
@@ -23,9 +23,9 @@ RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of the file, in its place."""
-    copy = tmp_path / pretrained.FILE.name
-    shutil.copy(pretrained.FILE, copy)
-    monkeypatch.setattr(pretrained, "FILE", copy)
+    copy = tmp_path / networks.FILE.name
+    shutil.copy(networks.FILE, copy)
+    monkeypatch.setattr(networks, "FILE", copy)
     return copy
 
 
@@ -38,8 +38,8 @@ def test_one_line_loads_it():
 
 
 def test_its_file_is_small_and_in_half_precision():
-    assert pretrained.FILE.stat().st_size < 8_000_000
-    with safe_open(pretrained.FILE, framework="pt") as file:
+    assert networks.FILE.stat().st_size < 8_000_000
+    with safe_open(networks.FILE, framework="pt") as file:
         dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     assert dtypes == {"F16"}
 

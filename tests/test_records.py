@@ -7,7 +7,7 @@ import pytest
 
 from unet_lib.data import synthetic_em
 from unet_lib.metrics import FIGURES, evaluate
-from unet_lib.records import (
+from unet_lib.results import (
     as_error,
     figures,
     paired_differences,

@@ -19,7 +19,7 @@ import torch
 from matplotlib import pyplot as plt
 
 import unet_lib
-from unet_lib import checkpoint, plot
+from unet_lib import plot
 from unet_lib.augment import (
     Augmentation,
     TileSampler,
@@ -29,11 +29,12 @@ from unet_lib.augment import (
     spline_matrix,
 )
 from unet_lib.data import Stacks, export_slices, folds, load_isbi2012
-from unet_lib.model import UNet, centre_crop, incoming_nodes, save_network
-from unet_lib.published import read_folder
-from unet_lib.synthetic import synthetic_em
-from unet_lib.tiff import write_tiff
-from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
+from unet_lib.data.isbi2012 import read_folder
+from unet_lib.data.synthetic import synthetic_em
+from unet_lib.data.tiff import write_tiff
+from unet_lib.model import UNet, centre_crop, incoming_nodes
+from unet_lib.networks import save_network
+from unet_lib.train import TrainConfig, checkpoint, fit, weighted_cross_entropy
 from unet_lib.weights import border_distances, class_balance, label_cells, weight_map
 
 HOUSE = Path(unet_lib.__file__).parent
@@ -349,11 +350,10 @@ ELSEWHERE = {
     "test_cli.py": {"cli.main"},
     "test_data.py": {"data.load_or_stand_in"},
     "test_experiments.py": {
-        "experiments.read_table",
-        "experiments.run_table",
-        "experiments.state",
+        "results.table.read_table",
+        "results.table.run_table",
+        "results.table.state",
     },
-    "test_files.py": {"files.write_text", "files.written"},
     "test_metrics.py": {
         "metrics.evaluate",
         "metrics.pixel_error",
@@ -362,54 +362,60 @@ ELSEWHERE = {
         "metrics.v_rand",
         "metrics.warping_error",
     },
-    "test_model.py": {"model.load_network"},
-    "test_parallel.py": {"parallel.join"},
-    "test_watch.py": {"watch.check_watchers", "watch.open_watchers"},
+    "test_model.py": {"networks.load_network"},
+    "test_parallel.py": {"train.processes.join"},
+    "test_watch.py": {"train.loggers.check_watchers", "train.loggers.open_watchers"},
     "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
-    "test_pretrained.py": {"pretrained.load_pretrained"},
+    "test_pretrained.py": {"networks.load_pretrained"},
     "test_records.py": {
-        "records.figures",
-        "records.paired_differences",
-        "records.per_slice",
-        "records.spreads",
+        "results.figures",
+        "results.paired_differences",
+        "results.per_slice",
+        "results.spreads",
     },
-    "test_tiff.py": {"tiff.read_tiff"},
-    "test_topology.py": {"topology.mismatches", "topology.thin", "topology.warp"},
+    "test_tiff.py": {"data.tiff.read_tiff"},
+    "test_topology.py": {
+        "metrics.topology.mismatches",
+        "metrics.topology.thin",
+        "metrics.topology.warp",
+    },
     "test_train.py": {
-        "checkpoint.claim",
-        "checkpoint.differences",
-        "checkpoint.load_checkpoint",
-        "checkpoint.save_checkpoint",
+        "train.checkpoint.claim",
+        "train.checkpoint.differences",
+        "train.checkpoint.load_checkpoint",
+        "train.checkpoint.save_checkpoint",
     },
 }
 EXEMPT = {
     "augment.TileSampler.draw": "takes a tile's number; the sampler is checked",
-    "checkpoint.circumstances": "takes a device",
-    "checkpoint.write_history": "takes the rows of a run",
+    "train.checkpoint.circumstances": "takes a device",
+    "train.checkpoint.write_history": "takes the rows of a run",
     "data.synthetic_stacks": "takes nothing",
     "metrics.Scores": "a result",
     "metrics.Scores.to_dict": "takes nothing",
-    "records.as_error": "takes a figure's name and any value",
-    "agreement.f_score": "takes counts of `pixel_error`, checked",
-    "agreement.information_f": "takes `overlaps`",
-    "agreement.overlaps": "takes components of `evaluate`, checked",
-    "agreement.pair_counts": "takes `overlaps`",
+    "results.as_error": "takes a figure's name and any value",
+    "metrics.pairs.f_score": "takes counts of `pixel_error`, checked",
+    "metrics.pairs.information_f": "takes `overlaps`",
+    "metrics.pairs.overlaps": "takes components of `evaluate`, checked",
+    "metrics.pairs.pair_counts": "takes `overlaps`",
     "model.initialise": "takes a network",
     "plot.use_style": "takes nothing",
     "predict.mirror_pad": "takes what `predict` has checked, and its plan",
-    "published.cache_folder": "takes nothing",
-    "published.read_or_fetch": "takes nothing",
-    "slider.encode": "takes a picture of `explore`, checked",
-    "slider.live_control": "takes what `explore` has checked",
-    "slider.page": "takes what `explore` has checked",
-    "topology.compiled": "takes a function",
-    "topology.simple_points": "takes nothing",
-    "parallel.best_device": "takes nothing",
-    "configuration.TrainConfig.rate": "takes a step of the run",
+    "data.isbi2012.cache_folder": "takes nothing",
+    "data.isbi2012.read_or_fetch": "takes nothing",
+    "plot.slider.encode": "takes a picture of `explore`, checked",
+    "plot.slider.live_control": "takes what `explore` has checked",
+    "plot.slider.page": "takes what `explore` has checked",
+    "metrics.topology.compiled": "takes a function",
+    "metrics.topology.simple_points": "takes nothing",
+    "train.processes.best_device": "takes nothing",
+    "config.TrainConfig.rate": "takes a step of the run",
 }
 # Steps of `warp`, `thin` and `mismatches`, which check what they are given.
 STEPS = "flip flood framed label mismatches_turned splits thinned warp_turned"
-EXEMPT |= {f"topology.{name}": "a step of one that checks" for name in STEPS.split()}
+EXEMPT |= {
+    f"metrics.topology.{name}": "a step of one that checks" for name in STEPS.split()
+}
 # Of the commands, argparse checks what they are given.
 EXEMPT |= {
     f"{module}.{verb}_{name}": "takes what argparse gives"
@@ -451,7 +457,8 @@ def refusal(call):
         for frame, _ in traceback.walk_tb(caught.tb)
         if HOUSE in Path(frame.f_code.co_filename).parents
     ]
-    module = Path(frames[0].co_filename).stem
+    path = Path(frames[0].co_filename).relative_to(HOUSE).with_suffix("")
+    module = ".".join(part for part in path.parts if part != "__init__")
     name = frames[0].co_qualname
     for ending in (".__init__", ".__post_init__"):
         name = name.removesuffix(ending)
@@ -472,10 +479,10 @@ def test_refused(call, message, tmp_path, monkeypatch):
 def test_every_public_callable_is_in_the_table():
     table = {refusal(call)[1] for call, _ in REFUSED}
     plt.close("all")
-    modules = [module.name for module in pkgutil.iter_modules(unet_lib.__path__)]
     names = set()
-    for name in modules:
-        names |= public(importlib.import_module(f"unet_lib.{name}"))
+    for module in pkgutil.walk_packages(unet_lib.__path__, "unet_lib."):
+        if not module.name.startswith("unet_lib._"):
+            names |= public(importlib.import_module(module.name))
     elsewhere = set().union(*ELSEWHERE.values())
     missing = names - table - elsewhere - set(EXEMPT)
     assert not missing, f"no row says what these refuse: {sorted(missing)}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from unet_lib.tiff import read_tiff, write_tiff
+from unet_lib.data.tiff import read_tiff, write_tiff
 
 STACK = np.random.default_rng(0).random((5, 12, 9)).astype(np.float32)
 

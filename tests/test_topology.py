@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage import measure
 
-from unet_lib import topology
-from unet_lib.topology import MERGE, SPLIT, mismatches, thin, warp
+from unet_lib.metrics import topology
+from unet_lib.metrics.topology import MERGE, SPLIT, mismatches, thin, warp
 
 GOLDEN = Path(__file__).parent / "metrics-golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from skimage.io import imread
 
-from unet_lib import checkpoint, train
+from unet_lib import train
 from unet_lib.augment import Augmentation, TileSampler
 from unet_lib.data import folds, synthetic_em
 from unet_lib.metrics import pixel_error
-from unet_lib.model import UNet, load_network
+from unet_lib.model import UNet
+from unet_lib.networks import load_network
 from unet_lib.predict import predict
-from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
+from unet_lib.train import TrainConfig, checkpoint, fit, weighted_cross_entropy
 from unet_lib.weights import weight_map
 
 # The loss.
@@ -215,7 +216,7 @@ import numpy as np
 import torch
 
 sys.modules["wandb"] = sys.modules["tensorboard"] = None  # not asked for: see watch
-from unet_lib import checkpoint
+from unet_lib.train import checkpoint
 from unet_lib.train import TrainConfig, fit
 
 folder, arrays, configuration = sys.argv[1:]

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from unet_lib import train
 from unet_lib.data import synthetic_em
 from unet_lib.train import TrainConfig, fit
-from unet_lib.watch import check_watchers, open_watchers
+from unet_lib.train.loggers import check_watchers, open_watchers
 
 IMAGES, LABELS = synthetic_em(slices=3, size=40, seed=1)
 CONFIG = TrainConfig(

@@ -1,18 +1,62 @@
-"""U-Net (Ronneberger, Fischer, Brox 2015), exactly, chapter by chapter."""
+"""U-Net (Ronneberger, Fischer, Brox 2015), built chapter by chapter.
+
+The modules follow the chapters of the book:
+
+==  =======================  =====================================================
+1   `data`                   the stacks, their folds, files of your own
+2   `model`                  the network and its size arithmetic
+3   `weights`, `loss`        the weight map, the weighted cross-entropy
+4   `augment`                deformation, rotation, grey values, the tile sampler
+5   `config`, `train`        what a run is asked to do; `fit`, with checkpoints
+6   `predict`                overlap-tile prediction, test-time augmentation
+7   `metrics`                the challenge's five metrics
+8   `results`, `networks`    recorded runs; networks in files, the published one
+==  =======================  =====================================================
+
+`plot` draws the book's figures, and `cli` is the command line, ``unet-lib``.
+"""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from unet_lib.config import TrainConfig
+    from unet_lib.metrics import evaluate
+    from unet_lib.model import UNet
+    from unet_lib.networks import load_network, load_pretrained, save_network
+    from unet_lib.predict import predict
+    from unet_lib.train import fit
 
 _HOMES = {
+    "TrainConfig": "config",
     "UNet": "model",
-    "load_network": "model",
-    "load_pretrained": "pretrained",
-    "save_network": "model",
+    "evaluate": "metrics",
+    "fit": "train",
+    "load_network": "networks",
+    "load_pretrained": "networks",
+    "predict": "predict",
+    "save_network": "networks",
 }
-__all__ = list(_HOMES)
+__version__ = "0.1.0"
+__all__ = [
+    "TrainConfig",
+    "UNet",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load_network",
+    "load_pretrained",
+    "predict",
+    "save_network",
+]
 
 
-def __getattr__(name):
-    # Imported when first asked for: torch takes seconds, and a command's --help none.
+def __getattr__(name: str):
+    # Imported when first asked for: torch takes seconds, and `--help` needs none.
     if name in _HOMES:
         return getattr(importlib.import_module(f"unet_lib.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -5,9 +5,8 @@ weights are read through that same map once. So labels cannot part from their
 image. Built in :doc:`augmentation`.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -15,38 +14,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What varies from tile to tile. The defaults are the paper's, or our reading.
-
-    Args:
-        deformation: standard deviation in pixels of the vectors on the 3x3
-            grid. Paper: 10. 0 switches the deformation off.
-        rotation: whether each tile is turned by an angle from 0 to 360 degrees.
-            The paper names rotation, not its range.
-        mirror: whether every second tile, by chance, is mirrored. Deviation: the
-            paper does not name it; it doubles what 24 slices have to say.
-        contrast: grey values v become 0.5 + c (v - 0.5), c up to this from 1. The
-            paper names grey-value variation, not its size. 0 switches it off.
-        brightness: and then plus b, up to this from 0.
-    """
-
-    deformation: float = 10.0
-    rotation: bool = True
-    mirror: bool = False
-    contrast: float = 0.25
-    brightness: float = 0.1
-
-    def __post_init__(self):
-        for name in ("deformation", "contrast", "brightness"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value < np.inf:
-                raise ValueError(f"{name} must be a number from 0 on, not {value!r}.")
-        for name in ("rotation", "mirror"):
-            value = getattr(self, name)
-            if not isinstance(value, bool | np.bool_):
-                raise ValueError(f"{name} must be True or False, not {value!r}.")
+from unet_lib.config import Augmentation
 
 
 class Draw(NamedTuple):

@@ -148,10 +148,10 @@ def run_predict(arguments):
     """Predict a TIFF stack, and write the result whole or not at all."""
     import numpy as np
 
-    from unet_lib.model import load_network
-    from unet_lib.parallel import best_device
+    from unet_lib.data.tiff import read_tiff, write_tiff
+    from unet_lib.networks import load_network
     from unet_lib.predict import predict
-    from unet_lib.tiff import read_tiff, write_tiff
+    from unet_lib.train.processes import best_device
 
     images = read_tiff(arguments.images)
     if np.issubdtype(images.dtype, np.unsignedinteger):
@@ -213,9 +213,9 @@ def run_evaluate(arguments):
 
     import numpy as np
 
-    from unet_lib.files import write_text
+    from unet_lib._files import write_text
+    from unet_lib.data.tiff import read_tiff
     from unet_lib.metrics import evaluate
-    from unet_lib.tiff import read_tiff
 
     labels = read_tiff(arguments.labels)
     cell = labels > 0

@@ -64,7 +64,7 @@ def _add_fields(parser):
     import re
 
     from unet_lib.augment import Augmentation
-    from unet_lib.configuration import CHOICES, TrainConfig
+    from unet_lib.config import CHOICES, TrainConfig
 
     for kind, title in ((TrainConfig, "run"), (Augmentation, "augmentation")):
         group = parser.add_argument_group(f"the {title}")
@@ -184,7 +184,7 @@ def run_experiments(arguments):
     from pathlib import Path
 
     from unet_lib import data
-    from unet_lib.experiments import read_table, run_table, state
+    from unet_lib.results.table import read_table, run_table, state
 
     experiments = read_table(arguments.table, arguments.only)
     work, results = Path(arguments.work), Path(arguments.table).parent

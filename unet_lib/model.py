@@ -3,17 +3,11 @@
 Built in :doc:`architecture`.
 """
 
-import json
 import math
 from numbers import Integral, Real
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
-
-from unet_lib.files import written
 
 
 class UNet(nn.Module):
@@ -272,60 +266,3 @@ def initialise(network: nn.Module) -> None:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / incoming_nodes(layer)))
             nn.init.zeros_(layer.bias)
-
-
-def save_network(
-    network: UNet, path: str | Path, dtype: torch.dtype | None = None
-) -> None:
-    """Write a network's weights and constructor arguments as safetensors.
-
-    `dtype`, for example ``torch.float16``, is what floating-point weights are
-    stored as; the default keeps theirs. ValueError for anything but a `UNet`,
-    and for a `dtype` that would not hold its weights.
-    """
-    if not isinstance(network, UNet):
-        raise ValueError(
-            f"Expected a UNet, got {type(network).__name__}: of a wrapper, pass the "
-            "network in it (its .module, or ._orig_mod after torch.compile)."
-        )
-    if dtype is not None and not getattr(dtype, "is_floating_point", False):
-        raise ValueError(
-            "Expected a dtype of floating-point numbers, such as torch.float16, got "
-            f"{dtype!r}."
-        )
-    path = Path(path)
-    tensors = {
-        name: tensor.detach()
-        .to("cpu", dtype if tensor.is_floating_point() else None)
-        .contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written(path) as temporary:
-        save_file(tensors, temporary, {"unet": json.dumps(network.arguments)})
-
-
-def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
-    """The network that `save_network` wrote, in float32 and evaluation mode.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No network at {path}: expected a .safetensors file.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            arguments = json.loads((file.metadata() or {})["unet"])
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-        network = UNet(**arguments)
-        network.load_state_dict(tensors)
-    except Exception as error:  # safetensors' own error has no public base class
-        raise ValueError(
-            f"{path} does not hold a network written by unet_lib.model.save_network "
-            f"({error}). Copy it anew, or train again."
-        ) from error
-    # As in training; convolutions on a CPU are half as fast again in this order.
-    return network.to(device, memory_format=torch.channels_last).eval()

@@ -38,6 +38,14 @@ def load(folder: str | Path) -> griffe.Module:
     )
 
 
+def modules(package: griffe.Module) -> Iterator[griffe.Module]:
+    """Yield the package's public modules, those of its packages too."""
+    for module in package.modules.values():
+        if module.is_public:
+            yield module
+            yield from modules(module)
+
+
 def entries(module: griffe.Module) -> list[griffe.Function | griffe.Class]:
     """Return the public functions and classes that the module itself defines."""
     return [
@@ -142,7 +150,7 @@ def read_package(app: Sphinx) -> None:
 def list_entries(app: Sphinx, doctree: nodes.document) -> None:
     """End a chapter with a list of the entries that come from it."""
     rows = nodes.bullet_list()
-    for module in app.unet_lib.modules.values():
+    for module in modules(app.unet_lib):
         here = f":doc:`{app.env.docname}`"
         names = [entry.name for entry in entries(module) if here in sentence(entry)]
         if names:

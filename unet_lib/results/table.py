@@ -23,13 +23,13 @@ import numpy as np
 from skimage.io import imsave
 
 from unet_lib import data
-from unet_lib.checkpoint import CURRENT, differences
-from unet_lib.configuration import TrainConfig
-from unet_lib.files import write_text
+from unet_lib._files import write_text
+from unet_lib.config import TrainConfig
+from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
 from unet_lib.predict import predict
-from unet_lib.tiff import write_tiff
 from unet_lib.train import fit
+from unet_lib.train.checkpoint import CURRENT, differences
 
 FOLDS = 5
 VERSIONS = (1, 7, 8)  # of a slice, averaged over in prediction; each is scored

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from unet_lib import topology
-from unet_lib.agreement import (
+from unet_lib.metrics import topology
+from unet_lib.metrics.pairs import (
     Overlaps,
     f_score,
     information_f,

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from scipy import ndimage
 
-from unet_lib import slider
+from unet_lib.plot import slider
 
 COLOURS = {
     "cell": "#56B4E9",

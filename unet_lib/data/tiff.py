@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from unet_lib.files import written
+from unet_lib._files import written
 
 
 def read_tiff(path) -> np.ndarray:

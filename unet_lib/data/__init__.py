@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_lib import published
-from unet_lib.published import VARIABLE, DataError, DownloadError
-from unet_lib.synthetic import synthetic_em
+from unet_lib.data import isbi2012
+from unet_lib.data.isbi2012 import VARIABLE, DataError, DownloadError
+from unet_lib.data.synthetic import synthetic_em
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def load_isbi2012(folder=None):
                 "call load_or_stand_in() or `unet-lib data --synthetic`; or set "
                 f"{VARIABLE} to the folder of the ISBI 2012 stacks."
             )
-    files = published.read_folder(folder) if folder else published.read_or_fetch()
-    test_labels = files.get(published.TEST_LABELS)
+    files = isbi2012.read_folder(folder) if folder else isbi2012.read_or_fetch()
+    test_labels = files.get(isbi2012.TEST_LABELS)
     # Labels are 0 and 255 in the files, 0 and 1 in the arrays.
     return Stacks(
         train_images=files["train-volume.tif"] / np.float32(255),

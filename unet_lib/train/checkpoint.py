@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from skimage.io import imsave
 
-from unet_lib.files import write_text, written
+from unet_lib._files import write_text, written
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 

@@ -17,16 +17,17 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from unet_lib import checkpoint, parallel
+from unet_lib._files import write_text
 from unet_lib.augment import TileSampler
-from unet_lib.configuration import TrainConfig
-from unet_lib.files import write_text
+from unet_lib.config import TrainConfig
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.metrics import Curve, pixel_error
-from unet_lib.model import UNet, save_network
-from unet_lib.parallel import best_device
+from unet_lib.model import UNet
+from unet_lib.networks import save_network
 from unet_lib.predict import predict
-from unet_lib.watch import check_watchers, open_watchers
+from unet_lib.train import checkpoint
+from unet_lib.train.loggers import check_watchers, open_watchers
+from unet_lib.train.processes import best_device, join
 from unet_lib.weights import weight_map
 
 __all__ = ["Run", "TrainConfig", "best_device", "fit", "weighted_cross_entropy"]
@@ -91,7 +92,7 @@ def fit(
         )
     folder = None if folder is None else Path(folder)
     watchers = check_watchers(watchers, folder)
-    processes = parallel.join(config.device, config.batch)
+    processes = join(config.device, config.batch)
     try:
         with _engine(config), ExitStack() as ends:
             return _fit(

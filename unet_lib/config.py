@@ -9,8 +9,6 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from unet_lib.augment import Augmentation
-
 RANGES = (  # of the fields of a configuration: kind, least, and what it is below
     (("base_channels", "depth", "tile"), Integral, 1, np.inf),
     (("batch", "steps", "save_every"), Integral, 1, np.inf),
@@ -28,6 +26,39 @@ CHOICES = {
     "compile": (False, True),
     "deterministic": (False, True),
 }
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What varies from tile to tile. The defaults are the paper's, or our reading.
+
+    Args:
+        deformation: standard deviation in pixels of the vectors on the 3x3
+            grid. Paper: 10. 0 switches the deformation off.
+        rotation: whether each tile is turned by an angle from 0 to 360 degrees.
+            The paper names rotation, not its range.
+        mirror: whether every second tile, by chance, is mirrored. Deviation: the
+            paper does not name it; it doubles what 24 slices have to say.
+        contrast: grey values v become 0.5 + c (v - 0.5), c up to this from 1. The
+            paper names grey-value variation, not its size. 0 switches it off.
+        brightness: and then plus b, up to this from 0.
+    """
+
+    deformation: float = 10.0
+    rotation: bool = True
+    mirror: bool = False
+    contrast: float = 0.25
+    brightness: float = 0.1
+
+    def __post_init__(self):
+        for name in ("deformation", "contrast", "brightness"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
+                raise ValueError(f"{name} must be a number from 0 on, not {value!r}.")
+        for name in ("rotation", "mirror"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, not {value!r}.")
 
 
 @dataclass(frozen=True)
