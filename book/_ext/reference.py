@@ -51,7 +51,8 @@ def entries(module: griffe.Module) -> list[griffe.Function | griffe.Class]:
     return [
         member
         for member in module.members.values()
-        if member.is_public and not member.is_alias and not member.is_attribute
+        if member.is_public
+        and not (member.is_alias or member.is_attribute or member.is_module)
     ]
 
 
