@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from unet_lib import model
+from unet_lib import networks
 from unet_lib.model import UNet, centre_crop, initialise
 from unet_lib.networks import load_network, save_network
 
@@ -473,7 +473,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         name.write_bytes(b"half")
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(model, "save_file", fails)
+    monkeypatch.setattr(networks, "save_file", fails)
     with pytest.raises(OSError, match="full"):
         save_network(UNet(base_channels=2, depth=1), path)
     assert path.read_bytes() == before
