@@ -22,6 +22,11 @@ from unet_lib.train.checkpoint import circumstances
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning-rate"
 TRIALS = [f"16:444:900:{rate}" for rate in ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")]
+TRIALS += [
+    f"{channels}:444:1500:{rate}"  # momentum 0.99 needs more steps than the others had
+    for channels in (16, 64)
+    for rate in ("1e-4", "3e-4", "1e-3", "3e-3")
+]
 TRIALS += [f"64:252:150:{rate}" for rate in ("1e-4", "1e-3")]
 
 

@@ -1,6 +1,6 @@
 """The published network: its weights, the hash that is asked of them, its card.
 
-    python book/publish.py runs/quarter-long/best/0-0/network.safetensors
+    python book/publish.py runs/quarter-adam-10000/best/0-0/network.safetensors
     python book/publish.py      the card alone, when more folds are recorded
 
 The first form takes a run's network, rounds it to half precision and makes it the one
@@ -25,7 +25,8 @@ from unet_lib.results.table import FIXED
 from unet_lib.train import TrainConfig
 from unet_lib.train.checkpoint import differences
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / "best"
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "results" / "quarter-adam-10000" / "best"
 CARD = networks.FILE.with_suffix(".md")
 SOURCE = Path(networks.__file__)
 TITLES = {
@@ -90,7 +91,7 @@ def card() -> str:
     versions, folds = scores["versions"], sorted(RECORDS.glob("[1-5]-*"))
     return f"""# The published network
 
-<!-- Written by book/publish.py from results/quarter-long/best. -->
+<!-- Written by book/publish.py from results/quarter-adam-10000/best. -->
 
 A U-Net as in Ronneberger, Fischer and Brox (2015), but with \
 {network.arguments["base_channels"]} channels on its first level
@@ -117,7 +118,7 @@ stack.
 
 ## How
 
-`unet-lib experiments results/experiments.toml --only quarter-long/best/0-0`:
+`unet-lib experiments results/experiments.toml --only quarter-adam-10000/best/0-0`:
 {run["steps"]:,} steps, {run["seconds"] / 60:.0f} minutes, {run["threads"]} thread(s) \
 of {run["device"]}, {run["date"]}, commit `{run["commit"]}`,
 torch {run["torch"]}. Unlike the paper's recipe in

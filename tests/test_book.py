@@ -341,12 +341,12 @@ def test_what_the_deviations_are_measured_by_is_asked_for():
     variants = {
         one.variant
         for one in read_table(record.BOOK.parent / "results" / "experiments.toml")
-        if one.scale == "quarter"
-    }
+        if one.scale == "quarter-adam-2500"
+    } | {"../quarter-sgd-2500/paper"}
     compared = {
         name.partition("@")[0]
         for row in rows
         for pair in row.get("measured", [])
         for name in pair
     }
-    assert {"recipe", "padded"} <= compared <= variants
+    assert {"baseline", "padded"} <= compared <= variants

@@ -149,6 +149,9 @@ def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
         ("versions = 8", "versions = [8]", r"wide: versions must be of .* not \[8\]"),
         ("[variants.plain]", "[variants]\nplain = 3", r"tiny/plain is wrong .*int"),
         ("[scales.other]", "[scales]\nother = 3\n[no]", r"other/plain is wrong .*int"),
+        ("versions = 8", "images = 5", r"wide: images must be 1 to 4, not 5"),
+        ("versions = 8", "images = 0", r"wide: images must be 1 to 4, not 0"),
+        ("versions = 8", "split = 'odd'", r"wide: split must be of .* not 'odd'"),
         # A name mistyped there would leave the variant as it is elsewhere.
         ("tiny.variants.wide", "tiny.variants.wyde", r"tiny/plain: .* \['wyde'\]"),
     ],
@@ -173,55 +176,105 @@ def test_a_table_of_other_letters_or_none(tmp_path):
         read_table(path)
 
 
-def test_folds_of_the_books_table_are_blocks_that_cover_all_slices():
-    blocks = {}
+def test_folds_of_the_books_table_cover_all_slices():
+    blocks, combs = {}, {}
     for one in read_table(REAL):
-        held_out = one.config.held_out
         if one.fold == 0:
-            assert held_out == ()
-        else:
-            assert held_out == tuple(range(held_out[0], held_out[-1] + 1))
-            blocks[one.fold] = blocks.setdefault(one.fold, held_out)
-            assert blocks[one.fold] == held_out  # of every scale, variant and seed
-    assert sum((blocks[fold] for fold in (1, 2, 3, 4, 5)), ()) == tuple(range(30))
+            assert one.scored == one.config.held_out == ()
+            continue
+        assert set(one.scored) <= set(one.config.held_out)
+        step = 5 if one.variant == "interleaved" else 1
+        assert set(np.diff(one.scored)) == {step}
+        found = combs if step == 5 else blocks
+        # The same of every scale, variant and seed.
+        assert found.setdefault(one.fold, one.scored) == one.scored
+    for found in (blocks, combs):
+        assert sorted(sum(found.values(), ())) == list(range(30))
+
+
+def test_few_images_are_drawn_by_the_seed_and_nested(tmp_path):
+    text = TABLE + "".join(
+        f"""
+[variants.few-{images}]
+images = {images}
+[[runs]]
+scale = "tiny"
+variants = ["few-{images}"]
+folds = [2]
+seeds = [0, 1, 2, 3]
+"""
+        for images in (1, 2, 4)
+    )
+    trained = {}
+    for one in table(tmp_path, text, "tiny/few-*"):
+        assert one.scored == (1,)
+        assert set(one.scored) <= set(one.config.held_out)
+        trained[one.variant, one.seed] = set(range(5)) - set(one.config.held_out)
+    for seed in range(4):
+        one, two, four = (trained[f"few-{images}", seed] for images in (1, 2, 4))
+        assert one < two < four == {0, 2, 3, 4}
+        assert (len(one), len(two)) == (1, 2)
+    assert len({tuple(trained["few-1", seed]) for seed in range(4)}) > 1
 
 
 def test_each_variant_of_the_books_table_changes_what_its_name_says():
+    best = {"average", "dropout", "augmentation"}
     changes = {
-        "recipe": set(),
         "no-weight-map": {"weighting"},
         "no-deformation": {"augmentation"},
-        "no-drop-out": {"dropout"},
+        "no-deformation-rotation": {"augmentation"},
+        "no-dropout": {"dropout"},
         "padded": {"padding", "tile"},
         "batch-norm": {"batch_norm"},
-        "half-width": {"base_channels"},
-        "quarter-width": {"base_channels"},
-        "best": {"optimiser", "learning_rate", "average", "dropout", "augmentation"},
+        "8-channels": {"base_channels"},
+        "4-channels": {"base_channels"},
+        "best": best,
+        "best-slow-ema": best,
+        "interleaved": {"held_out"},
     }
+    for images in (1, 3, 6, 12):
+        changes[f"{images}-image" + "s" * (images > 1)] = {"held_out"}
+        changes[f"{images}-image" + "s" * (images > 1) + "-no-deformation-rotation"] = {
+            "held_out",
+            "augmentation",
+        }
     runs = {one.name: dataclasses.asdict(one.config) for one in read_table(REAL)}
-    for scale in ("full", "quarter"):
-        recipe = runs[f"{scale}/recipe/2-0"]
-        if scale == "quarter":  # all take Adam there, but for a variant of its own
-            changes["sgd"] = {"optimiser"}
-            changes["best"] -= {"optimiser", "learning_rate"}
-            changes["best-long-average"] = changes["best"]
-        for variant, fields in changes.items():
-            found = runs[f"{scale}/{variant}/2-0"]
-            assert {name for name in found if found[name] != recipe[name]} == fields
-    for variant in ("recipe", "best"):  # four times the steps, and what goes with them
-        short, long = (runs[f"{s}/{variant}/2-0"] for s in ("quarter", "quarter-long"))
-        fields = {name for name in short if short[name] != long[name]}
-        assert fields - {"average"} == {"steps", "watch_at"}
-        assert long["steps"] == 4 * short["steps"]
+    for scale in ("quarter-adam-2500", "quarter-adam-10000"):
+        for name, found in runs.items():
+            _, variant, run = name.split("/")
+            fold = run.partition("-")[0]
+            if name.startswith(f"{scale}/") and variant != "baseline" and fold != "0":
+                plain = runs[f"{scale}/baseline/{fold}-0"] | {"seed": found["seed"]}
+                unlike = {key for key in found if found[key] != plain[key]}
+                assert unlike == changes[variant], name
+
+
+def test_each_scale_of_the_books_table_is_what_its_name_says():
+    runs = read_table(REAL)
+    for one in runs:
+        width, optimiser, steps = one.scale.split("-")
+        channels = {"full": 64, "half": 32, "quarter": 16}[width]
+        if one.variant.endswith("-channels"):
+            channels = int(one.variant.partition("-")[0])
+        assert one.config.base_channels == channels
+        assert one.config.optimiser == optimiser
+        assert one.config.steps == int(steps)
         # In steps, an average reaches back 1 / (1 - decay): as far in parts of the run.
-        if variant == "best":
-            reach = [1 / (1 - one["average"]) / one["steps"] for one in (short, long)]
-            assert reach == pytest.approx([1 / 30, 1 / 30], rel=0.01)
-    # The paper's, but for how fast it is computed and when it is looked at.
-    paper = dataclasses.asdict(TrainConfig(held_out=range(6, 12)))
-    assert {
-        name for name, value in runs["full/recipe/2-0"].items() if value != paper[name]
-    } == {"precision", "compile", "watch_at"}
+        if one.variant == "best":
+            reach = 1 / (1 - one.config.average) / one.config.steps
+            assert reach == pytest.approx(1 / 30, rel=0.01)
+        # The paper's, but for what the scale's name says and what the page lists.
+        if one.variant == "paper":
+            paper = TrainConfig(
+                base_channels=channels,
+                steps=one.config.steps,
+                tile=444,
+                learning_rate=one.config.learning_rate,
+                precision="bfloat16" if one.config.steps == 2500 else "float32",
+                held_out=one.config.held_out,
+                watch_at=one.config.watch_at,
+            )
+            assert one.config == paper
 
 
 # The runs.
@@ -309,6 +362,7 @@ def test_held_out_slices_are_scored(made, variant, own):
 def test_the_test_stack_is_predicted(made):
     name = "tiny/wide/0-3"
     record = record_of(made, name)
+    assert record.pop("training")["slices"] == [0, 1, 2, 3, 4]
     assert record == {"stack": "test", "slices": [0, 1], "versions": 8, "scores": {}}
     expected = predict(network_of(made, name), TEST_IMAGES, versions=8)
     written = read_tiff(made / "work" / name / "test-probabilities.tif")
@@ -558,35 +612,60 @@ def test_what_is_held_out_reaches_neither_tiles_nor_weight_maps(
 
 
 def tiny(run):
-    """A run of the paper's size, its own changes kept, of a size for a test."""
+    """A run of the book's table, its own changes kept, of a size for a test."""
     changes = {
-        "base_channels": run.config.base_channels // 16,  # 4, of half the width 2
+        "base_channels": run.config.base_channels // 4,
         "depth": 1,
-        "tile": {572: TILE, 384: 24}[run.config.tile],
+        "tile": {444: TILE, 256: 24}[run.config.tile],
         "steps": 3,
         "watch_at": (1,),
-        "compile": False,  # takes half a minute
+        "precision": "float32",
+        "held_out": (1,),
         "device": "cpu",
     }
-    return run._replace(config=dataclasses.replace(run.config, **changes))
+    config = dataclasses.replace(run.config, **changes)
+    return run._replace(config=config, scored=config.held_out)
 
 
-def test_every_variant_of_the_paper_s_size_is_made(tmp_path):
-    runs = [tiny(run) for run in read_table(REAL, "full/*/2-0", slices=5)]
-    variants = {run.variant for run in read_table(REAL)}
-    # Of the small scale alone: what is the recipe at the full one, and the average
-    # that is too long for a short run.
-    assert {run.variant for run in runs} == variants - {"sgd", "best-long-average"}
+def test_every_variant_of_the_book_is_made(tmp_path):
+    runs = [
+        tiny(run)
+        for run in read_table(REAL, "quarter-adam-2500/*/2-0")
+        if run.variant not in ("interleaved", "best-slow-ema")  # other slices, decay
+    ]
     names = run_table(runs, STACKS, tmp_path / "work", tmp_path / "results", False)
     assert names == [run.name for run in runs]
     networks = set()
     for run in runs:
-        found = figures(tmp_path / "results" / run.name, run.versions, 0.5)
+        record = tmp_path / "results" / run.name
+        found = figures(record, run.versions, 0.5)
         assert 0 <= found["pixel_error"] <= 1
+        scores = json.loads((record / "scores.json").read_text())
+        assert scores["slices"] == list(run.scored)
+        held_out, trained = set(run.config.held_out), set(scores["training"]["slices"])
+        assert held_out | trained == set(range(5))
+        assert not held_out & trained
         networks.add(
             (tmp_path / "work" / run.name / "network.safetensors").read_bytes()
         )
         arguments = network_of(tmp_path, run.name).arguments
         assert arguments["padding"] == ("same" if run.variant == "padded" else "valid")
         assert arguments["batch_norm"] == (run.variant == "batch-norm")
-    assert len(networks) == len(runs)  # what is changed changes what is learnt
+    # What is changed changes what is learned.
+    assert len(networks) == len(runs)
+
+
+def test_a_run_on_one_image_is_scored_on_its_fold_alone(tmp_path):
+    text = TABLE.replace("[variants.wide]", "[variants.wide]\nimages = 1")
+    only = "tiny/wide/1-0"
+    run_table(
+        table(tmp_path, text, only), STACKS, tmp_path / "work", tmp_path, progress=False
+    )
+    record = json.loads((tmp_path / only / "scores.json").read_text())
+    assert record["slices"] == [0]
+    (trained,) = record["training"]["slices"]
+    network = load_network(tmp_path / "work" / only / "network.safetensors")
+    expected = evaluate(LABELS[[trained]], predict(network, IMAGES[[trained]]))
+    pixel_error = record["training"]["figures"]["pixel_error"]["value"]
+    assert pixel_error == expected.pixel_error
+    assert [path.name for path in (tmp_path / only / "masks").iterdir()] == ["00.png"]

@@ -17,7 +17,8 @@ from unet_lib import UNet, networks
 from unet_lib.metrics import pixel_error
 from unet_lib.predict import predict
 
-RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / "best"
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "results" / "quarter-adam-10000" / "best"
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def add_predict(subparsers):
         ),
         epilog=(
             "example:\n"
-            "  unet-lib predict results/quarter-width/network.safetensors \\\n"
+            "  unet-lib predict results/recorded-run/network.safetensors \\\n"
             "      test-volume.tif probabilities.tif"
         ),
     )
@@ -188,7 +188,7 @@ def add_evaluate(subparsers):
         ),
         epilog=(
             "example: how well a network segments the stack that it was trained on\n"
-            "  unet-lib predict results/quarter-width/network.safetensors \\\n"
+            "  unet-lib predict results/recorded-run/network.safetensors \\\n"
             "      train-volume.tif probabilities.tif\n"
             "  unet-lib evaluate train-labels.tif probabilities.tif\n"
             "which also writes probabilities.evaluation.json."

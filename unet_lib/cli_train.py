@@ -30,7 +30,7 @@ def add_train(subparsers, with_fields):
         ),
         epilog=(
             "example: the book's own network again, an hour or two on two cores\n"
-            "  unet-lib train runs/again --config results/quarter-width/config.json\n"
+            "  unet-lib train runs/again --config results/recorded-run/config.json\n"
             "\n"
             "example: the paper's, slices 24 to 29 held out, faster on a new GPU\n"
             "  unet-lib train runs/paper --fold 5 --precision bfloat16 --compile"
@@ -158,8 +158,9 @@ def add_experiments(subparsers):
             "example: what is there and what is not\n"
             "  unet-lib experiments results/experiments.toml --list\n"
             "\n"
-            "example: the paper's network on the test stack\n"
-            "  unet-lib experiments results/experiments.toml --only 'full/recipe/0-0'"
+            "example: the paper's recipe at a quarter of its width\n"
+            "  unet-lib experiments results/experiments.toml \\\n"
+            "      --only 'quarter-sgd-30000/paper/*'"
         ),
     )
     parser.add_argument("table", metavar="TABLE", help="TOML file, as the book's")
@@ -168,7 +169,7 @@ def add_experiments(subparsers):
         "--only",
         metavar="PATTERN",
         default="*",
-        help="runs with such names, such as 'quarter/recipe/*' (default: all)",
+        help="runs with such names, such as 'quarter-adam-2500/*' (default: all)",
     )
     parser.add_argument(
         "--work",

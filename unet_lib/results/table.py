@@ -33,6 +33,7 @@ from unet_lib.train.checkpoint import CURRENT, differences
 
 FOLDS = 5
 VERSIONS = (1, 7, 8)  # of a slice, averaged over in prediction; each is scored
+SPLITS = ("contiguous", "interleaved")
 FIXED = 0.5  # threshold of the recorded masks, and of the figures beside the best
 
 
@@ -45,6 +46,7 @@ class Experiment(NamedTuple):
     seed: int
     versions: int  # that the variant averages over, of `VERSIONS`
     config: TrainConfig
+    scored: tuple[int, ...]  # slices that the fold holds out; none of fold 0
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
 
     Args:
         path: of the TOML file.
-        only: a pattern of their names, such as ``"quarter/recipe/*"``.
+        only: a pattern of their names, such as ``"quarter-adam-2500/best/*"``.
         slices: of the training stack, for its `FOLDS` contiguous blocks.
 
     Raises:
@@ -109,10 +111,39 @@ def _experiment(table, scale, variant, fold, seed, slices) -> Experiment:
     versions = fields.pop("versions", 7)
     if versions not in VERSIONS:
         raise ValueError(f"versions must be of {VERSIONS}, not {versions!r}.")
-    held_out = data.folds(slices, FOLDS)[int(fold) - 1][1].tolist() if fold else []
-    fields |= {"augmentation": turned, "held_out": held_out, "seed": seed}
+    images, split = fields.pop("images", None), fields.pop("split", SPLITS[0])
+    scored = _held_out(slices, int(fold), split)
+    unused = _unused(slices, scored, images, seed)
+    fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
-    return Experiment(scale, variant, int(fold), config.seed, int(versions), config)
+    return Experiment(
+        scale, variant, int(fold), config.seed, int(versions), config, tuple(scored)
+    )
+
+
+def _held_out(slices: int, fold: int, split: str) -> list[int]:
+    """The slices that a fold is scored on: a block of neighbors, or every fifth."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be of {SPLITS}, not {split!r}.")
+    if not fold:
+        return []
+    if split == "interleaved":
+        return list(range(fold - 1, slices, FOLDS))
+    return data.folds(slices, FOLDS)[fold - 1][1].tolist()
+
+
+def _unused(slices: int, scored: list[int], images: int | None, seed: int) -> list[int]:
+    """The slices that are neither scored nor among the `images` trained on.
+
+    The seed draws an order of the slices, so that its 3 images are among its 6.
+    """
+    training = [z for z in range(slices) if z not in scored]
+    if images is None:
+        return []
+    if images not in range(1, len(training) + 1):
+        raise ValueError(f"images must be 1 to {len(training)}, not {images!r}.")
+    order = np.random.default_rng(seed).permutation(training)
+    return sorted(order[images:].tolist())
 
 
 def state(experiment: Experiment, work: Path, results: Path) -> str:
@@ -193,7 +224,7 @@ def _make(experiment, stacks, work, results, progress) -> None:
         experiment.config, stacks.train_images, stacks.train_labels, folder, progress
     ).network
     if experiment.fold:
-        slices = list(experiment.config.held_out)
+        slices = list(experiment.scored)
         images, labels = stacks.train_images[slices], stacks.train_labels[slices]
         looks = VERSIONS
     else:  # the test stack is scored once, in the way that the variant names
@@ -209,11 +240,17 @@ def _make(experiment, stacks, work, results, progress) -> None:
             masks = probabilities > FIXED
             if not experiment.fold:
                 write_tiff(folder / "test-probabilities.tif", probabilities, "ZYX")
+    trained = np.delete(
+        np.arange(len(stacks.train_images)), experiment.config.held_out
+    ).tolist()
+    probabilities = predict(network, stacks.train_images[trained])
+    training = evaluate(stacks.train_labels[trained], probabilities).to_dict()
     record = {
         "stack": "train" if experiment.fold else "test",
         "slices": slices,
         "versions": experiment.versions,
         "scores": scores,
+        "training": {"slices": trained, "versions": 1} | training,
     }
     _record(folder, results / experiment.name, record, masks)
 
