@@ -14,7 +14,10 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from unet_lib._checks import check_images, check_labels, check_slices, check_weights
 from unet_lib.config import Augmentation
+
+__all__ = ["Augmentation", "TileSampler", "deform", "displacement_field", "resample"]
 
 
 class Draw(NamedTuple):
@@ -39,8 +42,6 @@ def spline_matrix(size: int, points: int = 3) -> torch.Tensor:
     Returns:
         float32 ``(size, points)``; its rows sum to 1.
     """
-    if size < 1 or points < 2:
-        raise ValueError(f"Expected size >= 1 and points >= 2, got {size}, {points}.")
     places = np.linspace(0, points - 1, size)
     columns = [
         ndimage.map_coordinates(unit, [places], order=3, mode="mirror")
@@ -184,15 +185,15 @@ class TileSampler:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        if not np.shape(images) == np.shape(labels) == np.shape(weights):
+        images = check_slices(images, "images")
+        labels, weights = np.asarray(labels), np.asarray(weights)
+        if images.ndim != 3 or not images.shape == labels.shape == weights.shape:
             raise ValueError(
-                "Expected images, labels and weights of one shape, got "
-                f"{np.shape(images)}, {np.shape(labels)} and {np.shape(weights)}."
+                "Expected images, labels and weights of one shape (slices, height, "
+                f"width), got {images.shape}, {labels.shape} and {weights.shape}."
             )
-        if np.ndim(images) != 3 or 0 in np.shape(images):
-            raise ValueError(
-                f"Expected stacks (slices, height, width), got {np.shape(images)}."
-            )
+        images = check_images(images)
+        labels, weights = check_labels(labels), check_weights(weights)
         whole = all(isinstance(n, Integral) for n in (tile, output, seed))
         if not whole or not 0 < output <= tile or (tile - output) % 2 or seed < 0:
             raise ValueError(
@@ -200,7 +201,6 @@ class TileSampler:
                 f"seed from 0 on, got {output!r}, {tile!r} and {seed!r}: take tile and "
                 "UNet.output_size(tile)."
             )
-        _check_stacks(images, labels, weights)
         self.tile, self.output, self.seed = tile, output, seed
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
@@ -300,25 +300,3 @@ def _motion(draw: Draw, size: tuple[int, int]) -> np.ndarray:
     motion *= 2 / np.maximum(np.array(size) - 1, 1)[:, None, None]
     motion[:, :3, :3] -= 1
     return motion[::-1]
-
-
-def _check_stacks(images, labels, weights) -> None:
-    images, labels, weights = map(np.asarray, (images, labels, weights))
-    for name, stack in (("images", images), ("weights", weights)):
-        if stack.dtype.kind != "f" or not np.isfinite(stack).all():
-            raise ValueError(
-                f"Expected {name} of finite floats, got {stack.dtype}"
-                f"{' with NaN or infinity' if stack.dtype.kind == 'f' else ''}."
-            )
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(
-            f"Expected images from 0 to 1, got {images.min():g} to {images.max():g}; "
-            "divide 0..255 by 255."
-        )
-    if labels.dtype.kind not in "bui" or labels.min() < 0:
-        raise ValueError(
-            f"Expected labels of integers from 0 on, got {labels.dtype} from "
-            f"{labels.min()}."
-        )
-    if weights.min() < 0:
-        raise ValueError(f"Expected weights of 0 and above, got {weights.min():g}.")

@@ -12,11 +12,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from unet_lib._checks import check_binary, check_range, check_slices
 from unet_lib.metrics import topology
 from unet_lib.metrics.pairs import (
     Overlaps,
@@ -316,26 +317,12 @@ def _without_nan(values) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
 
 
-def _checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if labels.shape != probabilities.shape or labels.ndim not in (2, 3):
+def _checked(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+    labels = check_slices(labels, "labels")
+    probabilities = np.asarray(probabilities)
+    if labels.shape != probabilities.shape:
         raise ValueError(
-            "Expected labels and probabilities of one shape, (height, width) or "
-            f"(slices, height, width), got {labels.shape} and {probabilities.shape}."
+            "Expected labels and probabilities of one shape, got "
+            f"{labels.shape} and {probabilities.shape}."
         )
-    if labels.size == 0:
-        raise ValueError(f"Expected at least one pixel, got shape {labels.shape}.")
-    if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(
-            "Expected labels of 0 (membrane) and 1 (cell), got values from "
-            f"{labels.min()} to {labels.max()}; for 0 and 255 pass labels > 0."
-        )
-    if not np.isfinite(probabilities).all():
-        raise ValueError("Expected finite probabilities, got NaN or infinity.")
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        raise ValueError(
-            "Expected probabilities from 0 to 1, got values from "
-            f"{float(probabilities.min()):g} to {float(probabilities.max()):g}; "
-            "divide a map in 0..255 by 255."
-        )
-    return labels, probabilities
+    return check_binary(labels), check_range(probabilities, "probabilities")
