@@ -4,6 +4,7 @@ Each check returns the array, or raises a ValueError that says what was expected
 what came, and an expression to pass instead.
 """
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,23 @@ import numpy as np
 # From this height and width on, a last axis of 3 or 4 is taken for color: no slice is
 # that many rows high and only 3 or 4 columns wide.
 COLOR_SIDE = 16
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, NumPy's among them."""
+    return isinstance(value, Integral)
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a real number, NumPy's among them."""
+    return isinstance(value, Real)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is lacking; on a CPU PyTorch has no class."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def found(array: Any) -> str:

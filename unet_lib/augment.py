@@ -6,7 +6,6 @@ image. Built in :doc:`augmentation`.
 """
 
 from functools import lru_cache
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,13 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
-from unet_lib._checks import check_images, check_labels, check_slices, check_weights
+from unet_lib._checks import (
+    check_images,
+    check_labels,
+    check_slices,
+    check_weights,
+    is_whole,
+)
 from unet_lib.config import Augmentation
 
 __all__ = ["Augmentation", "TileSampler", "deform", "displacement_field", "resample"]
@@ -140,7 +145,8 @@ def deform(
             "Expected images of shape (batch, channel, height, width), got "
             f"{tuple(images.shape)}."
         )
-    field = displacement_field(grid, images.shape[2:])
+    height, width = images.shape[2:]
+    field = displacement_field(grid, (height, width))
     pixels = torch.from_numpy(np.indices(images.shape[2:], np.float32)).to(field)
     return resample(images, pixels + field, mode)
 
@@ -194,7 +200,7 @@ class TileSampler:
             )
         images = check_images(images)
         labels, weights = check_labels(labels), check_weights(weights)
-        whole = all(isinstance(n, Integral) for n in (tile, output, seed))
+        whole = all(is_whole(n) for n in (tile, output, seed))
         if not whole or not 0 < output <= tile or (tile - output) % 2 or seed < 0:
             raise ValueError(
                 "Expected integers, 0 < output <= tile, an even number apart, and a "
@@ -245,8 +251,10 @@ class TileSampler:
         draws = [self.draw(index) for index in indices]
         if not draws:
             raise ValueError("Expected at least one index, got none.")
-        motions = [_motion(draw, self.maps.shape[2:]) for draw in draws]
-        places = self.basis @ self._on_device(np.float32(motions)) @ self.basis.T
+        height, width = self.maps.shape[2:]
+        motions = np.array([_motion(draw, (height, width)) for draw in draws])
+        moved = self._on_device(motions.astype(np.float32))
+        places = self.basis @ moved @ self.basis.T
         border = (self.tile - self.output) // 2
         middle = slice(border, border + self.output)
         inner = places[:, :, middle, middle]
@@ -257,7 +265,9 @@ class TileSampler:
         weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
         # c (v - 0.5) + 0.5 + b
         grey = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
-        factor, addend = self._on_device(np.float32(grey)).T[:, :, None, None, None]
+        factor, addend = self._on_device(np.array(grey, np.float32)).T[
+            :, :, None, None, None
+        ]
         return images.mul_(factor).add_(addend), labels, weights
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:

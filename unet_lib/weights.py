@@ -3,12 +3,10 @@
 Built in :doc:`weight-maps`.
 """
 
-from numbers import Real
-
 import numpy as np
 from scipy import ndimage
 
-from unet_lib._checks import check_labels, check_slices
+from unet_lib._checks import check_labels, check_slices, is_real
 
 __all__ = ["border_distances", "class_balance", "label_cells", "weight_map"]
 
@@ -68,8 +66,8 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         float32 of the shape of `labels`, above 0.
 
     Raises:
-        ValueError: for labels of another rank or type, or below 0, and for a
-            negative w0 or a sigma that is not positive.
+        ValueError: for labels of another shape or type, below 0, or of grey values,
+            and for a negative w0 or a sigma that is not positive.
 
     Example:
         Two cells with one pixel of membrane between them:
@@ -80,7 +78,7 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
     """
     labels = check_slices(labels, "labels")
     stack = [_checked_slice(one) for one in (labels if labels.ndim == 3 else [labels])]
-    numbers = isinstance(w0, Real) and isinstance(sigma, Real)
+    numbers = is_real(w0) and is_real(sigma)
     if not numbers or not (0 <= w0 < np.inf and 0 < sigma < np.inf):
         raise ValueError(f"Expected w0 >= 0 and sigma > 0, got {w0!r} and {sigma!r}.")
     membrane, cell = _balance(labels)
@@ -114,7 +112,7 @@ def border_distances(
         Two float64 ``(height, width)``. Inside cells both are 0. Infinite
         where there are fewer than one, or two, cells.
     """
-    if not isinstance(reach, Real) or not reach >= 0:
+    if not is_real(reach) or not reach >= 0:
         raise ValueError(f"Expected a reach from 0 on, got {reach!r}.")
     return _distances(_numbered(_checked_slice(labels)), reach)
 
