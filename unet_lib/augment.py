@@ -22,7 +22,15 @@ from unet_lib._checks import (
 )
 from unet_lib.config import Augmentation
 
-__all__ = ["Augmentation", "TileSampler", "deform", "displacement_field", "resample"]
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "TileSampler",
+    "deform",
+    "displacement_field",
+    "resample",
+    "spline_matrix",
+]
 
 
 class Draw(NamedTuple):

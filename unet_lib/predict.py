@@ -26,7 +26,7 @@ from unet_lib._checks import (
 )
 from unet_lib.model import UNet, move_to, unwrapped
 
-__all__ = ["MAX_PIXELS", "plan_axis", "plan_tiles", "predict"]
+__all__ = ["MAX_PIXELS", "Axis", "mirror_pad", "plan_axis", "plan_tiles", "predict"]
 
 Versions = Literal[1, 7, 8]  # how many versions of a slice test-time augmentation takes
 

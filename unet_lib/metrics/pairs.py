@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__: list[str] = []  # steps of the metrics
+__all__ = ["Overlaps", "f_score", "information_f", "overlaps", "pair_counts"]
 
 
 def f_score(
