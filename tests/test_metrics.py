@@ -17,7 +17,7 @@ from scipy.stats import entropy
 
 from unet_lib import metrics
 from unet_lib.data import synthetic_em
-from unet_lib.metrics import FIGURES, THRESHOLDS, evaluate, pairs, pixel_error, topology
+from unet_lib.metrics import METRICS, THRESHOLDS, evaluate, pairs, pixel_error, topology
 from unet_lib.metrics.pairs import f_score
 
 GOLDEN = Path(__file__).parent / "metrics-golden"
@@ -60,7 +60,7 @@ def test_golden(case):
         np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=1e-15)
     warping = curves["warping_error"].values * labels.size
     np.testing.assert_allclose(warping, splits + mergers, rtol=1e-12)
-    for name in FIGURES:
+    for name in METRICS:
         assert curves[name].value == pytest.approx(expected[name], rel=1e-9, abs=1e-15)
 
 
@@ -68,7 +68,7 @@ def test_golden(case):
 def test_a_curve_holds_its_own_figure(case):
     labels, probabilities = load(case)
     scores = evaluate(labels, probabilities)
-    assert list(scores.curves) == list(FIGURES)
+    assert list(scores.curves) == list(METRICS)
     for name, curve in scores.curves.items():
         length = 10 if name == "warping_error" else 11
         best = (
@@ -240,7 +240,7 @@ def test_perfect_input(pair):
     labels, _ = pair
     assume(all(topology.label(one == 1).max() >= 2 for one in labels))
     scores = evaluate(labels, labels.astype(float))
-    found = [getattr(scores, name) for name in FIGURES]
+    found = [getattr(scores, name) for name in METRICS]
     assert found == pytest.approx([0, 0, 0, 1, 1], abs=1e-12)
 
 
@@ -306,7 +306,7 @@ def grades(changes):
         if place is not None:
             probabilities[place] = value
         scores = evaluate(labels, probabilities)
-        steps.append([getattr(scores, name) for name in FIGURES])
+        steps.append([getattr(scores, name) for name in METRICS])
     return np.array(steps)
 
 
@@ -377,7 +377,7 @@ def test_to_dict_is_json():
     scores = evaluate(labels, np.ones_like(labels))
     record = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert list(record) == ["figures", "warnings"]
-    assert list(record["figures"]) == list(FIGURES)
+    assert list(record["figures"]) == list(METRICS)
     figure = record["figures"]["rand_error"]
     assert figure["value"] == scores.rand_error
     assert figure["values"] == scores.curves["rand_error"].values.tolist()
@@ -399,7 +399,7 @@ def test_real_labels_against_themselves_shifted(isbi2012):
     labels = isbi2012.train_labels[24, :256, :256]
     assert evaluate(labels, labels).warping_error == 0
     scores = [evaluate(labels, np.roll(labels, shift, 0)) for shift in (0, 1, 3)]
-    for name in FIGURES:
+    for name in METRICS:
         values = [getattr(one, name) for one in scores]
         assert values == sorted(values, reverse=name not in metrics.ERRORS)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unet_lib.data import synthetic_em
-from unet_lib.metrics import FIGURES, evaluate
+from unet_lib.metrics import METRICS, evaluate
 from unet_lib.results import (
     as_error,
     figures,
@@ -48,7 +48,7 @@ def records(scores, tmp_path_factory):
 def test_figures(records, scores):
     for name, value in figures(records / "two", 7).items():
         assert value == getattr(scores[1], name)
-    assert list(figures(records / "two", 8)) == list(FIGURES)
+    assert list(figures(records / "two", 8)) == list(METRICS)
     for name, value in figures(records / "one", 7, threshold=0.5).items():
         curve = scores[0].curves[name]
         expected = curve.values[np.argmin(abs(curve.thresholds - 0.5))]
@@ -60,7 +60,7 @@ def written(folder, values):
     for run, value in values.items():
         (folder / run).mkdir()
         curve = {"value": value, "thresholds": [0.5], "values": [value / 2]}
-        scores = {"7": {"figures": dict.fromkeys(FIGURES, curve)}}
+        scores = {"7": {"figures": dict.fromkeys(METRICS, curve)}}
         (folder / run / "scores.json").write_text(json.dumps({"scores": scores}))
     return folder
 
@@ -73,7 +73,7 @@ def test_spreads_against_a_model_with_a_mean_for_each_fold(tmp_path):
     y = np.array(list(values.values()))
     means, (left,), rank, _ = np.linalg.lstsq(design, y, rcond=None)
     found = spreads(tmp_path, 7)
-    assert list(found) == list(FIGURES)
+    assert list(found) == list(METRICS)
     for one in found.values():
         np.testing.assert_allclose(one.mean, means.mean())
         np.testing.assert_allclose(one.folds, np.std(means, ddof=1))
@@ -87,7 +87,7 @@ def test_what_cannot_spread_is_not_a_number(tmp_path):
     assert np.isnan([one.folds, one.seeds]).all()
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_slices_and_pairs(records, scores, name):
     # Each slice alone, at the threshold that suits all of them.
     found = []

@@ -6,7 +6,6 @@ image. Built in :doc:`augmentation`.
 """
 
 from functools import lru_cache
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,24 @@ import torch
 from scipy import ndimage
 from torch.nn import functional as F
 
+from unet_lib._checks import (
+    check_images,
+    check_labels,
+    check_slices,
+    check_weights,
+    is_whole,
+)
 from unet_lib.config import Augmentation
+
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "TileSampler",
+    "deform",
+    "displacement_field",
+    "resample",
+    "spline_matrix",
+]
 
 
 class Draw(NamedTuple):
@@ -39,8 +55,6 @@ def spline_matrix(size: int, points: int = 3) -> torch.Tensor:
     Returns:
         float32 ``(size, points)``; its rows sum to 1.
     """
-    if size < 1 or points < 2:
-        raise ValueError(f"Expected size >= 1 and points >= 2, got {size}, {points}.")
     places = np.linspace(0, points - 1, size)
     columns = [
         ndimage.map_coordinates(unit, [places], order=3, mode="mirror")
@@ -139,7 +153,8 @@ def deform(
             "Expected images of shape (batch, channel, height, width), got "
             f"{tuple(images.shape)}."
         )
-    field = displacement_field(grid, images.shape[2:])
+    height, width = images.shape[2:]
+    field = displacement_field(grid, (height, width))
     pixels = torch.from_numpy(np.indices(images.shape[2:], np.float32)).to(field)
     return resample(images, pixels + field, mode)
 
@@ -184,23 +199,22 @@ class TileSampler:
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        if not np.shape(images) == np.shape(labels) == np.shape(weights):
+        images = check_slices(images, "images")
+        labels, weights = np.asarray(labels), np.asarray(weights)
+        if images.ndim != 3 or not images.shape == labels.shape == weights.shape:
             raise ValueError(
-                "Expected images, labels and weights of one shape, got "
-                f"{np.shape(images)}, {np.shape(labels)} and {np.shape(weights)}."
+                "Expected images, labels and weights of one shape (slices, height, "
+                f"width), got {images.shape}, {labels.shape} and {weights.shape}."
             )
-        if np.ndim(images) != 3 or 0 in np.shape(images):
-            raise ValueError(
-                f"Expected stacks (slices, height, width), got {np.shape(images)}."
-            )
-        whole = all(isinstance(n, Integral) for n in (tile, output, seed))
+        images = check_images(images)
+        labels, weights = check_labels(labels), check_weights(weights)
+        whole = all(is_whole(n) for n in (tile, output, seed))
         if not whole or not 0 < output <= tile or (tile - output) % 2 or seed < 0:
             raise ValueError(
                 "Expected integers, 0 < output <= tile, an even number apart, and a "
                 f"seed from 0 on, got {output!r}, {tile!r} and {seed!r}: take tile and "
                 "UNet.output_size(tile)."
             )
-        _check_stacks(images, labels, weights)
         self.tile, self.output, self.seed = tile, output, seed
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
@@ -245,8 +259,10 @@ class TileSampler:
         draws = [self.draw(index) for index in indices]
         if not draws:
             raise ValueError("Expected at least one index, got none.")
-        motions = [_motion(draw, self.maps.shape[2:]) for draw in draws]
-        places = self.basis @ self._on_device(np.float32(motions)) @ self.basis.T
+        height, width = self.maps.shape[2:]
+        motions = np.array([_motion(draw, (height, width)) for draw in draws])
+        moved = self._on_device(motions.astype(np.float32))
+        places = self.basis @ moved @ self.basis.T
         border = (self.tile - self.output) // 2
         middle = slice(border, border + self.output)
         inner = places[:, :, middle, middle]
@@ -257,7 +273,9 @@ class TileSampler:
         weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
         # c (v - 0.5) + 0.5 + b
         grey = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
-        factor, addend = self._on_device(np.float32(grey)).T[:, :, None, None, None]
+        factor, addend = self._on_device(np.array(grey, np.float32)).T[
+            :, :, None, None, None
+        ]
         return images.mul_(factor).add_(addend), labels, weights
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
@@ -300,25 +318,3 @@ def _motion(draw: Draw, size: tuple[int, int]) -> np.ndarray:
     motion *= 2 / np.maximum(np.array(size) - 1, 1)[:, None, None]
     motion[:, :3, :3] -= 1
     return motion[::-1]
-
-
-def _check_stacks(images, labels, weights) -> None:
-    images, labels, weights = map(np.asarray, (images, labels, weights))
-    for name, stack in (("images", images), ("weights", weights)):
-        if stack.dtype.kind != "f" or not np.isfinite(stack).all():
-            raise ValueError(
-                f"Expected {name} of finite floats, got {stack.dtype}"
-                f"{' with NaN or infinity' if stack.dtype.kind == 'f' else ''}."
-            )
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(
-            f"Expected images from 0 to 1, got {images.min():g} to {images.max():g}; "
-            "divide 0..255 by 255."
-        )
-    if labels.dtype.kind not in "bui" or labels.min() < 0:
-        raise ValueError(
-            f"Expected labels of integers from 0 on, got {labels.dtype} from "
-            f"{labels.min()}."
-        )
-    if weights.min() < 0:
-        raise ValueError(f"Expected weights of 0 and above, got {weights.min():g}.")

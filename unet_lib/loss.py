@@ -1,4 +1,4 @@
-"""The loss: pixel-wise soft-max and cross-entropy, weighted (section 3, equation 1).
+"""The loss: pixel-wise softmax and cross-entropy, weighted (section 3, equation 1).
 
 Built in :doc:`weight-maps` and :doc:`training`.
 """
@@ -7,26 +7,29 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+__all__ = ["weighted_cross_entropy"]
+
 
 def weighted_cross_entropy(
     scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The paper's energy (equation 1) with its sign turned, per pixel.
+    """The negative of the paper's energy (equation 1), per pixel.
 
-    E = sum over x of w(x) log p_label(x)(x), p the soft-max over the classes.
-    The mean over the pixels, not the sum, so that the learning rate does not
-    depend on the tile; not divided by the sum of the weights, so that a tile
-    with many borders counts for more. Computed in float32 or better.
+    E = sum over x of w(x) log p_label(x)(x), where p is the softmax over the
+    classes. The loss is the mean over the pixels, not the sum, so that the learning
+    rate does not depend on the size of the tile. It is not divided by the sum of the
+    weights, so that a tile with many borders counts for more. It is computed in
+    float32 or better.
 
     Args:
-        scores: ``(batch, classes, height, width)``, float.
+        scores: ``(batch, classes, height, width)``, float: the network's logits.
         labels: ``(batch, height, width)``, int64.
         weights: ``(batch, height, width)``, float, not negative.
 
     Raises:
-        ValueError: for shapes that do not fit together or are empty, and other
-            types; on the CPU also for labels that are no class, and for weights
-            that are negative or not finite. A GPU would have to be waited for.
+        ValueError: for shapes that do not match or are empty, and for other types.
+            On the CPU also for labels outside the classes, and for weights that are
+            negative or not finite; a GPU would have to be waited for.
     """
     expected = (*scores.shape[:1], *scores.shape[2:])
     fit_together = scores.ndim == 4 and labels.shape == weights.shape == expected
@@ -39,7 +42,7 @@ def weighted_cross_entropy(
     if labels.dtype != torch.int64 or not scores.is_floating_point():
         raise ValueError(
             f"Expected scores of floats and labels of int64, got {scores.dtype} and "
-            f"{labels.dtype}."
+            f"{labels.dtype}: pass labels.long()."
         )
     if labels.device.type == "cpu":
         low, high, classes = int(labels.min()), int(labels.max()), scores.shape[1]

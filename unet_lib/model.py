@@ -4,38 +4,52 @@ Built in :doc:`architecture`.
 """
 
 import math
-from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+
+from unet_lib._checks import is_real, is_whole
+
+__all__ = [
+    "UNet",
+    "incoming_nodes",
+    "initialise",
+    "input_size",
+    "output_size",
+    "valid_sizes",
+]
+
+Padding = Literal["valid", "same"]
 
 
 class UNet(nn.Module):
     """U-Net; with no arguments the network of the paper's Figure 1.
 
-    Input ``(batch, in_channels, height, width)``, float; output the class
-    scores before the soft-max, ``(batch, num_classes, height', width')`` with
-    ``height' = output_size(height)``. For two classes, class 1 is *cell*.
+    The input is ``(batch, in_channels, height, width)``, float. The output is the
+    logits, ``(batch, num_classes, height', width')`` with
+    ``height' = output_size(height)``. Of two classes, class 1 is *cell*.
 
     Args:
         in_channels: channels of the image. Paper: 1.
         num_classes: channels of the output. Paper: 2.
-        base_channels: channels of the first level, doubled at each further
-            one. Paper: 64. A smaller number is a deviation: faster by about
-            its square, and less accurate, as measured in :doc:`results`.
+        base_channels: channels of the first level; each level has twice as many
+            as the one above. Paper: 64. Fewer are a deviation: half the channels
+            take about a quarter of the time and are less accurate, as measured in
+            :doc:`results`.
         depth: how often the contracting path halves the image. Paper: 4.
-        padding: ``"valid"`` (paper), every convolution eats a border of one
-            pixel, or ``"same"``, a deviation: the output is as large as the
-            input, and pixels near the border are computed from zeros.
-        dropout: the rate of drop-out at the end of the contracting path, that
-            is after its last two levels, as in the authors' released network.
-            The paper states no rate; 0.5 is that network's.
-        batch_norm: whether a batch normalisation stands between each 3x3
-            convolution and its ReLU, a deviation that most replications take.
+        padding: ``"valid"`` (paper): each 3x3 convolution removes a border of one
+            pixel. ``"same"``, a deviation: the output is as large as the input,
+            and pixels near the border are computed from zeros.
+        dropout: dropout rate after the last two levels of the contracting path,
+            as in the authors' released network. The paper gives no rate; 0.5 is
+            that network's.
+        batch_norm: add batch normalization between each 3x3 convolution and its
+            ReLU, a deviation that most replications take.
 
     Raises:
-        ValueError: for arguments out of range, and by ``forward`` for an
-            input of the wrong shape or of a size that the network cannot take.
+        ValueError: for arguments out of range; ``forward`` raises it for an input
+            of the wrong shape or type, or of a size that the network cannot take.
 
     Example:
         >>> network = UNet(base_channels=2)  # the sizes do not depend on it
@@ -53,10 +67,10 @@ class UNet(nn.Module):
         num_classes: int = 2,
         base_channels: int = 64,
         depth: int = 4,
-        padding: str = "valid",
+        padding: Padding = "valid",
         dropout: float = 0.5,
         batch_norm: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         numbers = {
             "in_channels": in_channels,
@@ -65,19 +79,25 @@ class UNet(nn.Module):
             "depth": depth,
         }
         for name, value in numbers.items():
-            if not isinstance(value, Integral) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, not {value!r}.")
-        if padding not in ("valid", "same"):
+        if padding not in get_args(Padding):
             raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
-        if not isinstance(dropout, Real) or not 0 <= dropout < 1:
+        if not is_real(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
         if not isinstance(batch_norm, bool):
             raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}.")
-        # Plain numbers, since `save_network` writes them as JSON.
-        self.arguments = {name: int(value) for name, value in numbers.items()}
-        self.arguments |= {"padding": padding, "dropout": float(dropout)}
-        self.arguments |= {"batch_norm": batch_norm}
         in_channels, num_classes, base_channels, depth = map(int, numbers.values())
+        # Plain numbers, since `save_network` writes them as JSON.
+        self.arguments: dict[str, Any] = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "base_channels": base_channels,
+            "depth": depth,
+            "padding": padding,
+            "dropout": float(dropout),
+            "batch_norm": batch_norm,
+        }
         self.depth = depth
         self.padding = padding
 
@@ -100,6 +120,38 @@ class UNet(nn.Module):
         initialise(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # A tracer or compiler knows no sizes yet: to it they are symbols.
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            self._check(images)
+        skips = []
+        features = images
+        for level, convolutions in enumerate(self.contracting):
+            features = convolutions(features if level == 0 else self.pool(features))
+            if level >= self.depth - 1:
+                features = self.dropout(features)
+            skips.append(features)
+        skips.pop()  # the lowest level goes up, not across
+        for up_convolution, convolutions in zip(
+            self.up_convolutions, self.expanding, strict=True
+        ):
+            features = up_convolution(features)
+            skip = _center_crop(skips.pop(), features.shape[2:])
+            features = convolutions(torch.cat([skip, features], dim=1))
+        return self.classify(features)
+
+    def output_size(self, size: int) -> int:
+        """The output's height (or width) for an input's; ValueError if illegal."""
+        return output_size(size, self.depth, self.padding)
+
+    def input_size(self, size: int) -> int:
+        """The smallest legal input whose output is at least `size` >= 1 pixels."""
+        return input_size(size, self.depth, self.padding)
+
+    def valid_sizes(self, low: int, high: int) -> list[int]:
+        """All legal input sizes from `low` to `high`, both included."""
+        return valid_sizes(low, high, self.depth, self.padding)
+
+    def _check(self, images: torch.Tensor) -> None:
         in_channels = self.arguments["in_channels"]
         if not isinstance(images, torch.Tensor):
             raise ValueError(
@@ -113,7 +165,8 @@ class UNet(nn.Module):
             )
         if not images.is_floating_point():
             raise ValueError(
-                f"Expected images of floats from 0 to 1, got {images.dtype}."
+                f"Expected images of floats from 0 to 1, got {images.dtype}: "
+                "unet_lib.predict says how to scale an array."
             )
         # NumPy's default. Half and single precision meet under autocast.
         weight = self.classify.weight.dtype
@@ -122,88 +175,150 @@ class UNet(nn.Module):
                 f"Expected images of {weight}, as the network's weights are, got "
                 f"{images.dtype}: convert them with images.to({weight})."
             )
-        self.output_size(images.shape[2])
-        self.output_size(images.shape[3])
+        height, width = images.shape[2:]
+        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+            return
+        self.output_size(height)
+        self.output_size(width)
+        if self.training and self.arguments["batch_norm"]:
+            check_batch_norm(len(images), (height, width), self.depth, self.padding)
 
-        skips = []
-        features = images
-        for level, convolutions in enumerate(self.contracting):
-            features = convolutions(features if level == 0 else self.pool(features))
-            if level >= self.depth - 1:
-                features = self.dropout(features)
-            skips.append(features)
-        skips.pop()  # the lowest level goes up, not across
-        for up_convolution, convolutions in zip(
-            self.up_convolutions, self.expanding, strict=True
-        ):
-            features = up_convolution(features)
-            skip = centre_crop(skips.pop(), features.shape[2:])
-            features = convolutions(torch.cat([skip, features], dim=1))
-        return self.classify(features)
 
-    def output_size(self, size: int) -> int:
-        """The output's height (or width) for an input's; ValueError if illegal."""
-        _check_whole(size)
-        output = self._output_size(size)
-        if output is None:
-            smallest = self.input_size(1)
-            step = 2**self.depth
-            below = size - (size - smallest) % step
-            nearest = [n for n in (below, below + step) if n >= smallest]
+def output_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
+    """The output's height (or width) for an input's, without building a network.
+
+    Args:
+        size: height or width of the input, in pixels.
+        depth: as for `UNet`.
+        padding: as for `UNet`.
+
+    Raises:
+        ValueError: for a size that such a network cannot take, naming the nearest
+            ones that it can.
+
+    Example:
+        >>> output_size(572)
+        388
+    """
+    _check_whole(size)
+    output = _output_size(size, depth, padding)
+    if output is None:
+        smallest = input_size(1, depth, padding)
+        step = 2**depth
+        below = size - (size - smallest) % step
+        nearest = [n for n in (below, below + step) if n >= smallest]
+        raise ValueError(
+            f"A U-Net of depth {depth} with padding={padding!r} cannot take an input "
+            f"of {size} pixels: nearest legal size(s) "
+            f"{', '.join(map(str, nearest or [smallest]))}. Legal are {smallest} + "
+            f"{step}k; crop, or mirror the border (unet_lib.predict does)."
+        )
+    return output
+
+
+def input_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
+    """The smallest legal input whose output is at least `size` >= 1 pixels.
+
+    Args and errors as for `output_size`.
+    """
+    _check_whole(size)
+    if size < 1:
+        raise ValueError(f"Expected an output of at least one pixel, got {size}.")
+    step = 2**depth
+    if padding == "same":
+        return step * math.ceil(size / step)
+    # From the lowest level's output upwards, then the way back down.
+    bottom = 1
+    while (output := _expanded(bottom, depth)) < size:
+        bottom += max(1, (size - output) // step)
+    for _ in range(depth):
+        bottom = 2 * (bottom + 4)
+    return bottom + 4
+
+
+def valid_sizes(
+    low: int, high: int, depth: int = 4, padding: Padding = "valid"
+) -> list[int]:
+    """All legal input sizes from `low` to `high`, both included.
+
+    Example:
+        >>> valid_sizes(560, 610)
+        [572, 588, 604]
+    """
+    _check_whole(low)
+    _check_whole(high)
+    sizes = range(low, high + 1)
+    return [n for n in sizes if _output_size(n, depth, padding) is not None]
+
+
+def check_batch_norm(
+    batch: int, size: tuple[int, int], depth: int, padding: Padding
+) -> None:
+    """Refuse to train a batch normalization that would see a single pixel.
+
+    It divides by the spread of each channel over the batch's pixels. On the lowest
+    level of a padded network there can be a single one; unpadded there are more.
+
+    Args:
+        batch: tiles that a process takes at a time.
+        size: height and width of a tile.
+        depth: as for `UNet`.
+        padding: as for `UNet`.
+    """
+    step = 2**depth
+    if padding == "same" and batch * math.prod(size) == step**2:
+        raise ValueError(
+            f"A tile of {size[0]} x {size[1]} pixels is a single pixel on the lowest "
+            f"level, and batch normalization needs more than one: take a tile of "
+            f"{2 * step} pixels, or a batch of 2 or more (for each process)."
+        )
+
+
+def unwrapped(network: nn.Module) -> UNet:
+    """The U-Net in a DataParallel, an averaged or a compiled network, or itself."""
+    inner: nn.Module | None = network
+    while not isinstance(inner, UNet):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if inner is None:
             raise ValueError(
-                f"A U-Net of depth {self.depth} with padding={self.padding!r} cannot "
-                f"take an input of {size} pixels: nearest legal size(s) "
-                f"{', '.join(map(str, nearest or [smallest]))}. Legal are "
-                f"{smallest} + {step}k; crop, or mirror the border "
-                "(unet_lib.predict does)."
+                f"Expected a UNet, or one in a wrapper such as DataParallel, got "
+                f"{type(network).__name__}."
             )
-        return output
+    return inner
 
-    def input_size(self, size: int) -> int:
-        """The smallest legal input whose output is at least `size` >= 1 pixels."""
-        _check_whole(size)
-        if size < 1:
-            raise ValueError(f"Expected an output of at least one pixel, got {size}.")
-        step = 2**self.depth
-        if self.padding == "same":
-            return step * math.ceil(size / step)
-        # From the lowest level's output upwards, then the way back down.
-        bottom = 1
-        while (output := self._expanded(bottom)) < size:
-            bottom += max(1, (size - output) // step)
-        return self._contracted(bottom)
 
-    def valid_sizes(self, low: int, high: int) -> list[int]:
-        """All legal input sizes from `low` to `high`, both included."""
-        _check_whole(low)
-        _check_whole(high)
-        return [n for n in range(low, high + 1) if self._output_size(n) is not None]
+def move_to(network: UNet, device: torch.device | str) -> UNet:
+    """The network on a device, its weights in the order that is fastest there.
 
-    def _output_size(self, size: int) -> int | None:
-        if self.padding == "same":
-            return size if size > 0 and size % 2**self.depth == 0 else None
-        bottom = size - 4
-        for _ in range(self.depth):
-            if bottom < 2 or bottom % 2:
-                return None
-            bottom = bottom // 2 - 4
-        output = self._expanded(bottom)
-        return output if bottom > 0 and output > 0 else None
+    That is channels last, but not on MPS: there convolutions are slower in it, and
+    gradients of a batch normalization were wrong (pytorch issues 193349 and 175189).
+    """
+    mps = torch.device(device).type == "mps"
+    order = torch.contiguous_format if mps else torch.channels_last
+    return network.to(device, memory_format=order)  # type: ignore[call-overload]
 
-    def _expanded(self, bottom: int) -> int:
-        for _ in range(self.depth):
-            bottom = 2 * bottom - 4
-        return bottom
 
-    def _contracted(self, bottom: int) -> int:
-        size = bottom + 4
-        for _ in range(self.depth):
-            size = 2 * size + 4
-        return size
+def _output_size(size: int, depth: int, padding: Padding) -> int | None:
+    if padding == "same":
+        return size if size > 0 and size % 2**depth == 0 else None
+    bottom = size - 4
+    for _ in range(depth):
+        if bottom < 2 or bottom % 2:
+            return None
+        bottom = bottom // 2 - 4
+    output = _expanded(bottom, depth)
+    return output if bottom > 0 and output > 0 else None
+
+
+def _expanded(bottom: int, depth: int) -> int:
+    """The output for a lowest level of `bottom` pixels."""
+    for _ in range(depth):
+        bottom = 2 * bottom - 4
+    return bottom
 
 
 def _two_convolutions(
-    before: int, after: int, padding: str, batch_norm: bool
+    before: int, after: int, padding: Padding, batch_norm: bool
 ) -> nn.Sequential:
     """Two 3x3 convolutions, each with a ReLU: one level of either path."""
     layers: list[nn.Module] = []
@@ -216,32 +331,18 @@ def _two_convolutions(
 
 
 def _check_whole(size: int) -> None:
-    if not isinstance(size, Integral):
+    if not is_whole(size):
         raise ValueError(
             f"Expected a size in whole pixels, got {size!r}: give an integer."
         )
 
 
-def centre_crop(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The middle `size` pixels of ``(..., height, width)``: the skip's crop.
-
-    ValueError where `size` is larger, or an odd number smaller: no middle then.
-    """
-    if features.ndim < 2 or len(size) != 2:
-        raise ValueError(
-            "Expected features (..., height, width) and a size (height, width), got "
-            f"{tuple(features.shape)} and {tuple(size)}."
-        )
+def _center_crop(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The middle `size` pixels of ``(batch, channels, height, width)``."""
     height, width = size
-    down, across = features.shape[-2] - height, features.shape[-1] - width
-    if min(height, width) < 1 or min(down, across) < 0 or down % 2 or across % 2:
-        raise ValueError(
-            "Expected a size of at least one pixel and by an even number smaller than "
-            f"the features, got {height} x {width} of {features.shape[-2]} x "
-            f"{features.shape[-1]}: take a legal input size (UNet.valid_sizes)."
-        )
-    top, left = down // 2, across // 2
-    return features[..., top : top + height, left : left + width]
+    top = (features.shape[2] - height) // 2
+    left = (features.shape[3] - width) // 2
+    return features[:, :, top : top + height, left : left + width]
 
 
 def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
@@ -265,4 +366,5 @@ def initialise(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / incoming_nodes(layer)))
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

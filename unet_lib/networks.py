@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from unet_lib._files import written
-from unet_lib.model import UNet
+from unet_lib.model import UNet, move_to, unwrapped
 
 FILE = Path(__file__).with_name("pretrained.safetensors")
 # Of the file, byte for byte; written by book/publish.py.
@@ -24,19 +25,16 @@ SHA256 = "585cee9458ebd022dd99c0abbead9a1535b650671d5a8fb2c6ffc10a92e122ab"
 
 
 def save_network(
-    network: UNet, path: str | Path, dtype: torch.dtype | None = None
+    network: nn.Module, path: str | Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write a network's weights and constructor arguments as safetensors.
 
     `dtype`, for example ``torch.float16``, is what floating-point weights are
-    stored as; the default keeps theirs. ValueError for anything but a `UNet`,
-    and for a `dtype` that would not hold its weights.
+    stored as; the default keeps theirs. Of a network in a wrapper (DataParallel, an
+    average of the weights, `torch.compile`) the `UNet` is written. ValueError for
+    anything else, and for a `dtype` that would not hold its weights.
     """
-    if not isinstance(network, UNet):
-        raise ValueError(
-            f"Expected a UNet, got {type(network).__name__}: of a wrapper, pass the "
-            "network in it (its .module, or ._orig_mod after torch.compile)."
-        )
+    network = unwrapped(network)
     if dtype is not None and not getattr(dtype, "is_floating_point", False):
         raise ValueError(
             "Expected a dtype of floating-point numbers, such as torch.float16, got "
@@ -76,8 +74,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
             f"{path} does not hold a network written by unet_lib.networks.save_network "
             f"({error}). Copy it anew, or train again."
         ) from error
-    # As in training; convolutions on a CPU are half as fast again in this order.
-    return network.to(device, memory_format=torch.channels_last).eval()
+    return move_to(network, device).eval()
 
 
 def load_pretrained(device: str | torch.device = "cpu") -> UNet:

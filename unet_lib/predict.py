@@ -6,15 +6,29 @@ Built in :doc:`overlap-tile`.
 import itertools
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 from tqdm.auto import tqdm
 
-from unet_lib.model import UNet
+from unet_lib._checks import (
+    as_array,
+    check_images,
+    check_slices,
+    is_out_of_memory,
+    is_whole,
+)
+from unet_lib.model import UNet, move_to, unwrapped
+
+__all__ = ["MAX_PIXELS", "Axis", "mirror_pad", "plan_axis", "plan_tiles", "predict"]
+
+Versions = Literal[1, 7, 8]  # how many versions of a slice test-time augmentation takes
 
 # Input pixels of one pass unless the caller says otherwise: 1024 x 1024 takes
 # about 1 GB with 64 base channels in float32.
@@ -45,7 +59,7 @@ def plan_axis(network: UNet, length: int, tile: int) -> Axis:
         >>> plan.output, plan.stride, plan.tiles
         (388, 384, 2)
     """
-    if length < 1:
+    if not is_whole(length) or length < 1:
         raise ValueError(f"Expected a length of at least one pixel, got {length}.")
     output = network.output_size(tile)
     step = 2**network.depth
@@ -81,8 +95,7 @@ def plan_tiles(
         size: height and width of the image.
         tile: input size of the tiles, if it is to be a given one: the paper's
             is 572. Default: the cheapest.
-        max_pixels: the most input pixels of one tile; bounds the memory. Not
-            looked at where `tile` is given.
+        max_pixels: the most input pixels of one tile. Ignored if `tile` is given.
 
     Raises:
         ValueError: for an illegal tile, or a bound below the smallest tile.
@@ -96,12 +109,17 @@ def plan_tiles(
         if rows.tile * columns.tile <= max_pixels
     ]
     if not plans:
-        height, width = (min(axis.tile for axis in axes) for axes in choices)
         raise ValueError(
-            f"max_pixels={max_pixels} is below the smallest tile of {height} x {width} "
-            f"pixels: allow at least {height * width}."
+            f"max_pixels={max_pixels} is below the smallest tile: take max_pixels="
+            f"{_least_pixels(network, size)} or more."
         )
     return min(plans, key=lambda plan: math.prod(a.tiles * a.tile for a in plan))
+
+
+def _least_pixels(network: UNet, size: tuple[int, int]) -> int:
+    """Input pixels of the smallest tile for an image of `size`."""
+    choices = [_smallest_tiles(network, length) for length in size]
+    return math.prod(min(axis.tile for axis in axes) for axes in choices)
 
 
 def _smallest_tiles(network: UNet, length: int) -> list[Axis]:
@@ -117,106 +135,110 @@ def _smallest_tiles(network: UNet, length: int) -> list[Axis]:
 
 @torch.inference_mode()
 def predict(
-    network: UNet,
+    network: nn.Module,
     images: np.ndarray,
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    versions: int = 1,
+    versions: Versions = 1,
     progress: bool = False,
 ) -> np.ndarray:
     """Probabilities of cell for slices of any size, by the overlap-tile strategy.
 
-    Each slice is mirrored at its borders once, cut into overlapping tiles, and
-    the outputs are placed side by side. They equal the network's output on the
-    mirrored whole.
+    Each slice is mirrored at its borders once and cut into overlapping tiles; the
+    outputs are placed side by side. They equal the network's output on the mirrored
+    whole.
 
     Args:
-        network: on its device and in its precision (``network.bfloat16()`` is
-            faster on a new GPU); it is put into evaluation mode. One with
-            ``padding="same"`` sees each slice in one tile, mirrored up to a size
-            that it can take, since its tiles would not join without seams.
+        network: a `UNet`, also in a wrapper (DataParallel, an average of the weights,
+            `torch.compile`), on its device and in its precision
+            (``network.bfloat16()`` is faster on a recent GPU). It is put into
+            evaluation mode. With ``padding="same"`` one tile covers each slice,
+            mirrored up to a legal size, since its tiles would not join without seams.
         images: ``(height, width)`` or ``(slices, height, width)``, float, 0 to 1.
             For a network of several input channels ``(channels, height, width)``
             or ``(slices, channels, height, width)``.
         tile: input size of the tiles, as for `plan_tiles`.
-        max_pixels: the most input pixels of one pass through the network, and so
-            the bound of the memory. As many tiles go through together as it
-            lets; a given `tile` goes through whatever it is.
-        versions: 1; 7, the paper's average over rotated versions of the slice,
-            which by our reading are turned by k/7 of a full circle about its
-            centre, bilinear there and back; or 8, the quarter turns, each as it
-            is and mirrored, a deviation that needs no interpolation.
+        max_pixels: the most input pixels of one pass through the network. Only the
+            tiles of one pass are on the device at a time, as many as this allows, so
+            it bounds the device's memory. A given `tile` is used whatever its size.
+        versions: test-time augmentation (TTA): predict this many versions of each
+            slice and average. 1 is no TTA. 7 is the paper's; by our reading its
+            versions are rotated by k/7 of a full circle about the slice's center,
+            bilinear there and back. 8, a deviation, are the four quarter turns and
+            their mirror images, which need no interpolation.
         progress: show a bar.
 
     Returns:
         float32 of the shape of `images`, without their channels, 0 to 1: the
-        soft-max of class 1. For a network of more than two classes that of all
+        softmax of class 1. For a network of more than two classes that of all
         of them, ``(classes, height, width)`` or ``(slices, classes, height,
         width)``.
 
     Raises:
-        ValueError: for images of another rank, empty or not finite, for a
-            network of a single class, for an illegal tile, and for a padded
-            network if one tile does not cover the slice.
+        ValueError: for images of another shape, type or range, for color images
+            where the network takes grey ones, for a network of a single class, for an
+            illegal tile, and for a padded network if one tile does not cover the
+            slice.
+        MemoryError: if the memory of the network's device does not hold one pass.
 
     Example:
         >>> network = UNet(base_channels=2, depth=2)
         >>> predict(network, np.zeros((40, 51), np.float32)).shape
         (40, 51)
     """
-    stack = _checked(network, images)
-    if versions not in (1, 7, 8):
+    unet = unwrapped(network)
+    images = as_array(images, "images")
+    stack = _checked(unet, images)
+    if versions not in get_args(Versions):
         raise ValueError(f"versions must be 1, 7 or 8, not {versions!r}.")
+    if not is_whole(max_pixels):
+        raise ValueError(f"max_pixels must be an integer, not {max_pixels!r}.")
     network.eval()
-    slices, channels, *size = stack.shape
-    classes = network.arguments["num_classes"]
+    device = next(unet.parameters()).device
+    if device.type == "mps":
+        move_to(unet, device)
+    slices, _, height, width = stack.shape
+    classes = unet.arguments["num_classes"]
     maps = 1 if classes == 2 else classes
-    probabilities = np.zeros((slices, maps, *size), np.float32)
+    probabilities = np.zeros((slices, maps, height, width), np.float32)
     # As many slices at a time as their tiles go through together.
-    rows, columns = plan_tiles(network, size, tile, max_pixels)
+    rows, columns = plan_tiles(unet, (height, width), tile, max_pixels)
     covered = math.prod(axis.tiles * axis.tile for axis in (rows, columns))
     together = max(1, max_pixels // covered)
-    with tqdm(total=slices * versions, unit="pass", disable=not progress) as bar:
+    version_of = _rotated if versions == 7 else _quarter_turned
+    bar = tqdm(total=slices * versions, unit="pass", disable=not progress)
+    used = min(slices * covered, max(max_pixels, rows.tile * columns.tile))
+    with bar, _memory_advice(unet, device, (height, width), used):
         for start in range(0, slices, together):
             some = slice(start, start + together)
             total = np.zeros(probabilities[some].shape)
             for version in range(versions):
-                look = _look_rotated if versions == 7 else _look_turned
-                total += look(network, stack[some], version, tile, max_pixels)
+                total += version_of(network, stack[some], version, tile, max_pixels)
                 bar.update(len(total))
             probabilities[some] = total / versions
     if maps == 1:
         probabilities = probabilities[:, 0]
-    is_stack = np.ndim(images) == (3 if channels == 1 else 4)
+    is_stack = images.ndim == (3 if unet.arguments["in_channels"] == 1 else 4)
     return probabilities if is_stack else probabilities[0]
 
 
-def _checked(network: UNet, images: np.ndarray) -> np.ndarray:
+def _checked(unet: UNet, images: np.ndarray) -> np.ndarray:
     """The images as ``(slices, channels, height, width)``."""
-    images = np.asarray(images)
-    channels = network.arguments["in_channels"]
-    lead = () if channels == 1 else (channels,)
-    inner = images.shape[-2 - len(lead) : -2]
-    if images.ndim - len(lead) not in (2, 3) or inner != lead or images.size == 0:
-        names = "height, width" if channels == 1 else f"{channels}, height, width"
+    channels = unet.arguments["in_channels"]
+    if channels == 1:
+        check_slices(images, "images")
+    elif images.ndim not in (3, 4) or images.shape[-3] != channels or 0 in images.shape:
+        last = images.ndim > 2 and images.shape[-1] == channels
+        advice = ": pass np.moveaxis(images, -1, -3)" if last else ""
         raise ValueError(
-            f"Expected images of shape ({names}) or (slices, {names}) with at least "
-            f"one pixel, got {images.shape}."
+            f"Expected images of shape ({channels}, height, width) or (slices, "
+            f"{channels}, height, width) with at least one pixel, got "
+            f"{images.shape}{advice}."
         )
-    if not np.issubdtype(images.dtype, np.floating):
+    images = check_images(images)
+    if unet.arguments["num_classes"] < 2:
         raise ValueError(
-            f"Expected images of floats from 0 to 1, got {images.dtype}; divide 0..255 "
-            "by 255."
-        )
-    # In these words NaN is refused too.
-    if not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            "Expected images from 0 to 1, got values from "
-            f"{images.min():g} to {images.max():g}; divide 0..255 by 255."
-        )
-    if network.arguments["num_classes"] < 2:
-        raise ValueError(
-            f"Expected a network of at least two classes, got {network.arguments}."
+            f"Expected a network of at least two classes, got {unet.arguments}."
         )
     # In this machine's byte order, and in a precision that SciPy and torch share.
     precision = np.float64 if images.dtype.itemsize > 4 else np.float32
@@ -234,37 +256,44 @@ def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 
 
 def _stitch(
-    network: UNet, padded: np.ndarray, rows: Axis, columns: Axis, together: int
+    network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, together: int
 ) -> torch.Tensor:
-    """Scores ``(slices, classes, height, width)``, `together` tiles a pass."""
-    images = torch.from_numpy(padded).to(next(network.parameters()))
-    scores = images.new_empty(
-        len(images),
-        network.arguments["num_classes"],
+    """Logits ``(slices, classes, height, width)``, `together` tiles a pass.
+
+    Images and logits stay in the host's memory; only the tiles of a pass and their
+    logits are on the network's device.
+    """
+    weight = next(network.parameters())
+    scores = torch.empty(
+        len(padded),
+        unwrapped(network).arguments["num_classes"],
         (rows.tiles - 1) * rows.stride + rows.output,
         (columns.tiles - 1) * columns.stride + columns.output,
+        dtype=weight.dtype,
     )
     corners = [
         (image, row * rows.stride, column * columns.stride)
         for image, row, column in itertools.product(
-            range(len(images)), range(rows.tiles), range(columns.tiles)
+            range(len(padded)), range(rows.tiles), range(columns.tiles)
         )
     ]
     for start in range(0, len(corners), together):
         here = corners[start : start + together]
         tiles = [
-            images[image, :, top : top + rows.tile, left : left + columns.tile]
+            padded[image, :, top : top + rows.tile, left : left + columns.tile]
             for image, top, left in here
         ]
-        outputs = network(torch.stack(tiles))
+        # Converted before it is moved: MPS has no double precision.
+        batch = torch.from_numpy(np.stack(tiles)).to(weight.dtype).to(weight.device)
+        outputs = network(batch).cpu()
         for (image, top, left), output in zip(here, outputs, strict=True):
             place = scores[image, :, top : top + rows.output]
             place[..., left : left + columns.output] = output
     return scores
 
 
-def _soft_max(
-    network: UNet, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
+def _softmax(
+    network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
 ) -> np.ndarray:
     """Of all that is covered, ``(slices, maps, height, width)``; of two, class 1."""
     together = max(1, max_pixels // (rows.tile * columns.tile))
@@ -273,37 +302,74 @@ def _soft_max(
     probabilities = torch.softmax(scores, dim=1, dtype=wide)
     if probabilities.shape[1] == 2:
         probabilities = probabilities[:, 1:]
-    return probabilities.cpu().numpy()
+    return probabilities.numpy()
 
 
-def _look_turned(
-    network: UNet, images: np.ndarray, version: int, tile: int | None, max_pixels: int
+@contextmanager
+def _memory_advice(
+    unet: UNet, device: torch.device, size: tuple[int, int], used: int
+) -> Iterator[None]:
+    """Turn PyTorch's errors for a lack of memory into a MemoryError with advice.
+
+    Args:
+        unet: the network.
+        device: of the network.
+        size: height and width of the images.
+        used: input pixels of one pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        less = max(used // 2, _least_pixels(unet, size))
+        smaller = f"max_pixels={less}, and no tile, or " if less < used else ""
+        raise MemoryError(
+            f"The memory of {device} does not hold a pass of {used} pixels "
+            f"({str(error).splitlines()[0]}). Take {smaller}network.bfloat16(), which "
+            "needs about half as much."
+        ) from error
+
+
+def _quarter_turned(
+    network: nn.Module,
+    images: np.ndarray,
+    version: int,
+    tile: int | None,
+    max_pixels: int,
 ) -> np.ndarray:
-    """Turned by `version` quarter turns, from the fifth on mirrored too."""
+    """Rotated by `version` quarter turns, from the fifth on mirrored too."""
     turned = np.rot90(images, version % 4, axes=(2, 3))
     turned = turned[..., ::-1] if version >= 4 else turned
     height, width = turned.shape[2:]
-    axes = plan_tiles(network, (height, width), tile, max_pixels)
-    seen = _soft_max(network, mirror_pad(turned, *axes), *axes, max_pixels)
+    axes = plan_tiles(unwrapped(network), (height, width), tile, max_pixels)
+    seen = _softmax(network, mirror_pad(turned, *axes), *axes, max_pixels)
     seen = seen[..., :height, :width]
     seen = seen[..., ::-1] if version >= 4 else seen
     return np.rot90(seen, -(version % 4), axes=(2, 3))
 
 
-def _look_rotated(
-    network: UNet, images: np.ndarray, version: int, tile: int | None, max_pixels: int
+def _rotated(
+    network: nn.Module,
+    images: np.ndarray,
+    version: int,
+    tile: int | None,
+    max_pixels: int,
 ) -> np.ndarray:
-    """Turned by `version` sevenths of a circle, on a canvas that holds it whole."""
+    """Rotated by `version` sevenths of a circle, on a canvas that holds it whole."""
     angle = 2 * math.pi * version / 7
     cosine, sine = math.cos(angle), math.sin(angle)
-    turn = np.array([[cosine, -sine], [sine, cosine]])
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
     size = np.array(images.shape[2:])
-    canvas = np.ceil(np.abs(turn) @ (size - 1)).astype(int) + 1
-    axes = plan_tiles(network, tuple(map(int, canvas)), tile, max_pixels)
+    canvas = np.ceil(np.abs(rotation) @ (size - 1)).astype(int) + 1
+    height, width = map(int, canvas)
+    axes = plan_tiles(unwrapped(network), (height, width), tile, max_pixels)
     border = [axis.border for axis in axes]
-    middle, canvas_middle = (size - 1) / 2, (canvas - 1) / 2
+    center, canvas_center = (size - 1) / 2, (canvas - 1) / 2
 
-    def resample(maps, matrix, offset, shape):
+    def resample(
+        maps: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
         flat = [
             ndimage.affine_transform(one, matrix, offset, shape, order=1, mode="mirror")
             for one in maps.reshape(-1, *maps.shape[2:])
@@ -311,16 +377,17 @@ def _look_rotated(
         return np.reshape(flat, (*maps.shape[:2], *shape))
 
     # The border is read from the mirrored slice too, not from a mirrored canvas.
-    offset = middle - turn @ (canvas_middle + border)
-    padded = resample(images, turn, offset, tuple(axis.padded for axis in axes))
-    seen = _soft_max(network, padded, *axes, max_pixels)
-    return resample(seen, turn.T, canvas_middle - turn.T @ middle, tuple(size))
+    offset = center - rotation @ (canvas_center + border)
+    padded = resample(images, rotation, offset, tuple(axis.padded for axis in axes))
+    seen = _softmax(network, padded, *axes, max_pixels)
+    back = canvas_center - rotation.T @ center
+    return resample(seen, rotation.T, back, images.shape[2:])
 
 
 class _Callable(ModuleType):
     """This module, which is also the function: both are `unet_lib.predict`."""
 
-    def __call__(self, *arguments, **options) -> np.ndarray:
+    def __call__(self, *arguments: Any, **options: Any) -> np.ndarray:
         return predict(*arguments, **options)
 
 

@@ -3,10 +3,12 @@
 Built in :doc:`weight-maps`.
 """
 
-from numbers import Real
-
 import numpy as np
 from scipy import ndimage
+
+from unet_lib._checks import check_labels, check_slices, is_real
+
+__all__ = ["border_distances", "class_balance", "label_cells", "weight_map"]
 
 MEMBRANE = 0
 
@@ -21,12 +23,11 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
 
     Returns:
         int32 ``(height, width)``, 0 = membrane.
+
+    Raises:
+        ValueError: for other shapes and types, values below 0, and for grey values.
     """
-    labels = _checked(labels)
-    highest = labels.max()
-    if labels.min(where=labels > 0, initial=highest) != highest:
-        return labels.astype(np.int32)
-    return ndimage.label(labels)[0]
+    return _numbered(_checked_slice(labels))
 
 
 def class_balance(labels: np.ndarray) -> tuple[float, float]:
@@ -43,11 +44,7 @@ def class_balance(labels: np.ndarray) -> tuple[float, float]:
     labels = np.asarray(labels)
     if labels.size == 0:
         raise ValueError(f"Expected at least one pixel, got shape {labels.shape}.")
-    _check_values(labels)
-    cell = float(np.mean(labels > 0))
-    if cell in (0.0, 1.0):
-        return 1.0, 1.0
-    return 0.5 / (1 - cell), 0.5 / cell
+    return _balance(check_labels(labels))
 
 
 def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
@@ -69,8 +66,8 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         float32 of the shape of `labels`, above 0.
 
     Raises:
-        ValueError: for labels of another rank or type, or below 0, and for a
-            negative w0 or a sigma that is not positive.
+        ValueError: for labels of another shape or type, below 0, or of grey values,
+            and for a negative w0 or a sigma that is not positive.
 
     Example:
         Two cells with one pixel of membrane between them:
@@ -79,24 +76,18 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         >>> weight_map(labels).round(1)
         array([[ 0.6,  0.6,  0.6, 12.7,  0.6,  0.6,  0.6]], dtype=float32)
     """
-    labels = np.asarray(labels)
-    if labels.ndim not in (2, 3) or labels.size == 0:
-        raise ValueError(
-            "Expected labels of shape (height, width) or (slices, height, width) "
-            f"with at least one pixel, got {labels.shape}."
-        )
-    numbers = isinstance(w0, Real) and isinstance(sigma, Real)
+    labels = check_slices(labels, "labels")
+    stack = [_checked_slice(one) for one in (labels if labels.ndim == 3 else [labels])]
+    numbers = is_real(w0) and is_real(sigma)
     if not numbers or not (0 <= w0 < np.inf and 0 < sigma < np.inf):
         raise ValueError(f"Expected w0 >= 0 and sigma > 0, got {w0!r} and {sigma!r}.")
-    membrane, cell = class_balance(labels)
+    membrane, cell = _balance(labels)
     weights = np.where(labels > 0, cell, membrane).astype(np.float32)
     # Farther out the term is below 1e-7 of w0: not worth a search.
     reach = sigma * np.sqrt(2 * np.log(1e7))
-    stack = labels if labels.ndim == 3 else labels[None]
-    for labels_slice, weights_slice in zip(
-        stack, weights.reshape(stack.shape), strict=True
-    ):
-        nearest, second = border_distances(labels_slice, reach)
+    of_slices = weights.reshape(-1, *labels.shape[-2:])
+    for labels_slice, weights_slice in zip(stack, of_slices, strict=True):
+        nearest, second = _distances(_numbered(labels_slice), reach)
         term = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
         weights_slice += np.where(labels_slice > 0, 0, term).astype(np.float32)
     return weights
@@ -121,9 +112,29 @@ def border_distances(
         Two float64 ``(height, width)``. Inside cells both are 0. Infinite
         where there are fewer than one, or two, cells.
     """
-    cells = label_cells(labels)
-    if not isinstance(reach, Real) or not reach >= 0:
+    if not is_real(reach) or not reach >= 0:
         raise ValueError(f"Expected a reach from 0 on, got {reach!r}.")
+    return _distances(_numbered(_checked_slice(labels)), reach)
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    """`label_cells` of a checked slice."""
+    highest = labels.max()
+    if labels.min(where=labels > 0, initial=highest) != highest:
+        return labels.astype(np.int32)
+    return ndimage.label(labels)[0]
+
+
+def _balance(labels: np.ndarray) -> tuple[float, float]:
+    """`class_balance` of checked labels."""
+    cell = float(np.mean(labels > 0))
+    if cell in (0.0, 1.0):
+        return 1.0, 1.0
+    return 0.5 / (1 - cell), 0.5 / cell
+
+
+def _distances(cells: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """`border_distances` of a slice whose cells are numbered."""
     height, width = cells.shape
     membrane = cells == MEMBRANE
     numbers = cells[~membrane]
@@ -209,7 +220,7 @@ def _nearest_to_the_left(cells: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def _checked(labels: np.ndarray) -> np.ndarray:
+def _checked_slice(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0:
         raise ValueError(
@@ -221,20 +232,29 @@ def _checked(labels: np.ndarray) -> np.ndarray:
             f"Expected slices of at most {(1 << 15) - 1} pixels a side, got "
             f"{labels.shape}: cut the slice."
         )
-    _check_values(labels)
+    check_labels(labels)
+    if labels.max() > 127 and (lonely := _lonely(labels)) > (
+        numbers := np.unique(labels[labels > 0]).size
+    ):
+        raise ValueError(
+            f"Expected labels of 0 and 1 or with a number for each cell, but {lonely} "
+            f"single pixels with {numbers} different values from {labels.min()} to "
+            f"{labels.max()} look like grey values: pass labels > {labels.max() // 2}, "
+            "or skimage.measure.label(labels, connectivity=1) to give each connected "
+            "piece its own number."
+        )
     return labels
 
 
-def _check_values(labels: np.ndarray) -> None:
-    if labels.dtype != bool and not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"Expected boolean or integer labels, got {labels.dtype}: 1 (or a number "
-            "for each cell) is cell, 0 membrane."
-        )
-    if labels.min() < 0:
-        raise ValueError("Expected labels from 0 on, got values below 0.")
-    if labels.max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"Expected labels up to {np.iinfo(np.int32).max}, got {labels.max()}: "
-            "renumber the cells (skimage.segmentation.relabel_sequential)."
-        )
+def _lonely(labels: np.ndarray) -> int:
+    """How many cell pixels differ from all four neighbors.
+
+    Where each cell is one connected piece, there are at most as many as cells.
+    """
+    lonely = labels > 0
+    for axis in (0, 1):
+        one, same = np.moveaxis(lonely, axis, 0), np.diff(labels, axis=axis) == 0
+        same = np.moveaxis(same, axis, 0)
+        one[:-1] &= ~same
+        one[1:] &= ~same
+    return int(np.count_nonzero(lonely))

@@ -5,12 +5,14 @@ Built in :doc:`data`.
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 
+from unet_lib._checks import check_binary, check_images
 from unet_lib.data import isbi2012
 from unet_lib.data.isbi2012 import VARIABLE, DataError, DownloadError
 from unet_lib.data.synthetic import synthetic_em
@@ -34,13 +36,23 @@ class Stacks:
     test_labels: np.ndarray | None
     source: str
 
-    def __post_init__(self):
-        for name, like in (("train", self.train_images), ("test", self.test_images)):
-            _check_stack(f"{name}_images", like, "f", "floats from 0 to 1")
-            labels = getattr(self, f"{name}_labels")
-            if labels is not None or name == "train":
-                expected = f"integers 0 and 1, of the shape of {name}_images"
-                _check_stack(f"{name}_labels", labels, "bui", expected, like.shape)
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            shape = np.shape(getattr(self, f"{name}_images"))
+            self._check(f"{name}_images", check_images, shape)
+            if name == "train" or self.test_labels is not None:
+                self._check(f"{name}_labels", check_binary, shape)
+
+    def _check(self, name: str, check: Callable, shape: tuple[int, ...]) -> None:
+        stack = getattr(self, name)
+        array = isinstance(stack, np.ndarray) and stack.ndim == 3 and stack.size > 0
+        if not array or stack.shape != shape:
+            like = ", of the shape of its images" if "labels" in name else ""
+            raise ValueError(
+                f"Expected {name} as an array (slices, height, width){like}, got "
+                f"{type(stack).__name__} of shape {np.shape(stack)}."
+            )
+        object.__setattr__(self, name, check(stack, name))
 
 
 def load_isbi2012(folder=None):
@@ -201,20 +213,3 @@ def export_slices(stacks, folder):
         if folder.exists():
             folder.rmdir()  # empty; Windows would not replace it
         os.replace(whole, folder)
-
-
-def _check_stack(name, stack, kinds, expected, shape=None):
-    found, good = type(stack).__name__, False
-    if isinstance(stack, np.ndarray):
-        found = f"{stack.dtype} of shape {stack.shape}"
-        good = stack.ndim == 3 and stack.size > 0 and stack.dtype.kind in kinds
-    if good:
-        low, high = stack.min(), stack.max()
-        found += f" from {low} to {high}"
-        # In these words NaN is refused too.
-        good = low >= 0 and high <= 1 and shape in (None, stack.shape)
-    if not good:
-        raise ValueError(
-            f"Expected {name} as an array (slices, height, width) of {expected}, got "
-            f"{found}."
-        )

@@ -1,22 +1,25 @@
-"""The challenge's figures, as its own software computes them.
+"""The challenge's metrics, as its own software computes them.
 
 Its first table, the paper's, has the pixel error, the Rand error and the warping
 error; its ranking since 2015 has V-Rand and V-Info, which hardly depend on how wide
-borders are drawn. All are computed slice by slice, in 2-D.
+borders are drawn. All are computed slice by slice, in 2D.
 
 Built in :doc:`metrics`.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from unet_lib._checks import check_binary, check_range, check_slices
 from unet_lib.metrics import topology
 from unet_lib.metrics.pairs import (
     Overlaps,
@@ -26,20 +29,33 @@ from unet_lib.metrics.pairs import (
     pair_counts,
 )
 
+__all__ = [
+    "METRICS",
+    "THRESHOLDS",
+    "Curve",
+    "Scores",
+    "evaluate",
+    "pixel_error",
+    "rand_error",
+    "v_info",
+    "v_rand",
+    "warping_error",
+]
+
 # 0.0, 0.1, ... by repeated addition, as the challenge's software counts: the
 # last ones are 0.7999999999999999, 0.8999999999999999, 0.9999999999999999.
-THRESHOLDS = np.cumsum([0.0] + [0.1] * 10)
+THRESHOLDS: np.ndarray = np.cumsum([0.0] + [0.1] * 10)
 
 ERRORS = ("pixel_error", "rand_error", "warping_error")  # 0 is best
-FIGURES = (*ERRORS, "v_rand", "v_info")  # of the last two 1 is best
+METRICS = (*ERRORS, "v_rand", "v_info")  # of the last two 1 is best
 
-# Where a map calls a smaller share of a slice's cell pixels cell, its warping error
-# is not to be trusted. A trained network's map stays far above it.
+# Below this fraction of a slice's cell pixels called cell, the warping error is not
+# to be trusted. The map of a trained network is far above it.
 LEAST_CELL = 0.5
 
 
 class Curve(NamedTuple):
-    """A figure over the thresholds. `value` is the figure that is reported."""
+    """A metric over the thresholds. `value` is what is reported."""
 
     value: float
     threshold: float  # where `value` is taken
@@ -50,7 +66,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """The five figures of a segmentation, from `evaluate`."""
+    """The five metrics of a segmentation, from `evaluate`."""
 
     pixel_error: float
     rand_error: float
@@ -58,24 +74,26 @@ class Scores:
     v_rand: float
     v_info: float
     curves: dict[str, Curve]  # by the names above
-    warnings: list[str]  # sentences: which figures mislead, and why
+    warnings: list[str]  # sentences: which metrics mislead, and why
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it; NaN is None."""
-        figures = {}
+        metrics = {}
         for name, curve in self.curves.items():
-            figures[name] = {
+            metrics[name] = {
                 "value": curve.value,
                 "threshold": curve.threshold,
                 "values": _without_nan(curve.values),
                 "thresholds": curve.thresholds.tolist(),
                 "per_slice": [_without_nan(row) for row in curve.per_slice],
             }
-        return {"figures": figures, "warnings": self.warnings}
+        return {"figures": metrics, "warnings": self.warnings}
 
 
-def evaluate(labels, probabilities, progress: bool = False) -> Scores:
-    """All five figures at once, with their curves and what may mislead in them.
+def evaluate(
+    labels: ArrayLike, probabilities: ArrayLike, progress: bool = False
+) -> Scores:
+    """All five metrics at once, with their curves and warnings of what misleads.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, 1 = cell.
@@ -83,8 +101,8 @@ def evaluate(labels, probabilities, progress: bool = False) -> Scores:
         progress: show a bar over the slices.
 
     Raises:
-        ValueError: for unlike or empty shapes, labels other than 0 and 1,
-            probabilities that are not finite or not from 0 to 1.
+        ValueError: for shapes that differ, are empty, or look like color, for labels
+            other than 0 and 1, and for probabilities outside 0 to 1.
 
     Example:
         Two cells of 8 x 4 pixels, and a hole of one pixel in the membrane between
@@ -99,24 +117,25 @@ def evaluate(labels, probabilities, progress: bool = False) -> Scores:
         (0.008, 0.667)
     """
     labels, probabilities = _checked(labels, probabilities)
-    curves = _curves(labels, probabilities, FIGURES, progress)
+    curves = _curves(labels, probabilities, METRICS, progress)
     values = {name: curve.value for name, curve in curves.items()}
     warnings = _warnings(labels, probabilities, curves["warping_error"])
     return Scores(**values, curves=curves, warnings=warnings)
 
 
-def pixel_error(labels, probabilities) -> Curve:
+def pixel_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
     """1 - F of the cell pixels, least over the thresholds 0.0, 0.1, ..., 1.0.
 
     A pixel is called cell where its probability is above the threshold. True
-    and false ones are summed over all slices before F = 2PR/(P+R). This is the
-    challenge's pixel error (Table 1 of the paper), not the share of wrong
-    pixels. Arguments and errors as for `evaluate`. Built in :doc:`overlap-tile`.
+    and false ones are summed over all slices before F = 2PR/(P+R), which is their
+    Dice coefficient. This is the challenge's pixel error (Table 1 of the paper), not
+    the fraction of wrong pixels. Arguments and errors as for `evaluate`. Built in
+    :doc:`overlap-tile`.
     """
     return _curve("pixel_error", labels, probabilities)
 
 
-def rand_error(labels, probabilities) -> Curve:
+def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
     """1 - F of pairs of cell pixels, least over the thresholds.
 
     A pair is two of the labels' cell pixels: true if one cell holds both, in the
@@ -127,8 +146,8 @@ def rand_error(labels, probabilities) -> Curve:
     return _curve("rand_error", labels, probabilities)
 
 
-def warping_error(labels, probabilities) -> Curve:
-    """Pixels of merges and splits that no warping mends, as a share of all pixels.
+def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
+    """Pixels of merges and splits that no warping mends, as a fraction of all pixels.
 
     Least over the thresholds 0.0, 0.1, ..., 0.9. Whole cells that are missing or
     too many are not counted, so that a proposal without any cell has no error but
@@ -138,7 +157,7 @@ def warping_error(labels, probabilities) -> Curve:
     return _curve("warping_error", labels, probabilities)
 
 
-def v_rand(labels, probabilities) -> Curve:
+def v_rand(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
     """F of pairs as in `rand_error`, after `topology.thin`, most over the thresholds.
 
     F is taken per slice and averaged. Arguments and errors as for `evaluate`.
@@ -146,7 +165,7 @@ def v_rand(labels, probabilities) -> Curve:
     return _curve("v_rand", labels, probabilities)
 
 
-def v_info(labels, probabilities) -> Curve:
+def v_info(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
     """F of the information shared, after `topology.thin`, most over the thresholds.
 
     P = I(A,B)/H(A) and R = I(A,B)/H(B), of the labels' cells A and the proposal's
@@ -157,9 +176,15 @@ def v_info(labels, probabilities) -> Curve:
 
 
 class _Proposal:
-    """One slice at one threshold; what several figures need is computed once."""
+    """One slice at one threshold; what several metrics need is computed once."""
 
-    def __init__(self, cell, label_cells, probabilities, threshold):
+    def __init__(
+        self,
+        cell: np.ndarray,
+        label_cells: np.ndarray,
+        probabilities: np.ndarray,
+        threshold: float,
+    ) -> None:
         self.cell = cell
         self.label_cells = label_cells
         self.probabilities = probabilities
@@ -167,36 +192,38 @@ class _Proposal:
         self.called = probabilities > threshold
 
     @cached_property
-    def components(self):
+    def components(self) -> np.ndarray:
         return topology.label(self.called)
 
     @cached_property
     def thinned(self) -> Overlaps:
         return overlaps(self.label_cells, topology.thinned(self.components))
 
-    def pixel_error(self):
+    def pixel_error(self) -> tuple[int, int, int]:
         true = np.count_nonzero(self.cell & self.called)
         false = np.count_nonzero(self.called) - true
         return true, false, np.count_nonzero(self.cell) - true
 
-    def rand_error(self):
+    def rand_error(self) -> np.ndarray:
         return pair_counts(overlaps(self.label_cells, self.components))
 
-    def warping_error(self):
+    def warping_error(self) -> int:
         _, kinds = topology.mismatches_turned(
             self.cell, self.probabilities, self.threshold
         )
         return np.count_nonzero((kinds == topology.MERGE) | (kinds == topology.SPLIT))
 
-    def v_rand(self):
+    def v_rand(self) -> float:
         return f_score(*pair_counts(self.thinned))
 
-    def v_info(self):
+    def v_info(self) -> float:
         return information_f(self.thinned)
 
 
-def _slice_figures(figures, labels, probabilities) -> dict[str, np.ndarray]:
-    """What each figure sums or averages over the slices, for each threshold."""
+def _slice_metrics(
+    metrics: Sequence[str], labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What each metric sums or averages over the slices, for each threshold."""
     cell = labels == 1
     # The labels' cells are numbered by rows, the proposal's by columns. It shows
     # in nothing but the rounding of sums, and V-Info can be nothing but that.
@@ -205,25 +232,30 @@ def _slice_figures(figures, labels, probabilities) -> dict[str, np.ndarray]:
     cell = np.ascontiguousarray(cell.T)
     # In double precision: a float32 is not compared as its threshold rounds.
     probabilities = np.ascontiguousarray(probabilities.T, dtype=np.float64)
-    found = {name: [] for name in figures}
+    found: dict[str, list] = {name: [] for name in metrics}
     for threshold in THRESHOLDS:
         proposal = _Proposal(cell, label_cells, probabilities, threshold)
-        for name in figures:
+        for name in metrics:
             # The challenge takes the warping error at 0.0 to 0.9 alone.
             if name != "warping_error" or threshold < THRESHOLDS[-1]:
                 found[name].append(getattr(proposal, name)())
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _curves(labels, probabilities, figures, progress=False) -> dict[str, Curve]:
+def _curves(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    metrics: Sequence[str],
+    progress: bool = False,
+) -> dict[str, Curve]:
     if labels.ndim == 2:
         labels, probabilities = labels[None], probabilities[None]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        work = threads.map(partial(_slice_figures, figures), labels, probabilities)
+        work = threads.map(partial(_slice_metrics, metrics), labels, probabilities)
         bar = tqdm(work, "evaluate", len(labels), unit="slice", disable=not progress)
         slices = list(bar)
     curves = {}
-    for name in figures:
+    for name in metrics:
         parts = np.stack([found[name] for found in slices])
         if name in ("pixel_error", "rand_error"):
             per_slice = 1 - np.array([[f_score(*one) for one in row] for row in parts])
@@ -248,12 +280,14 @@ def _curves(labels, probabilities, figures, progress=False) -> dict[str, Curve]:
     return curves
 
 
-def _curve(figure, labels, probabilities) -> Curve:
-    return _curves(*_checked(labels, probabilities), [figure])[figure]
+def _curve(metric: str, labels: ArrayLike, probabilities: ArrayLike) -> Curve:
+    return _curves(*_checked(labels, probabilities), [metric])[metric]
 
 
-def _warnings(labels, probabilities, warping: Curve) -> list[str]:
-    """What the figures do not say by themselves.
+def _warnings(
+    labels: np.ndarray, probabilities: np.ndarray, warping: Curve
+) -> list[str]:
+    """What the metrics do not say by themselves.
 
     The warping error has a trivial zero. It does not count missing cells, and a
     proposal without cells has nothing to split or to merge: any map gets there
@@ -262,7 +296,7 @@ def _warnings(labels, probabilities, warping: Curve) -> list[str]:
     """
     if labels.ndim == 2:
         labels, probabilities = labels[None], probabilities[None]
-    empty, full, missed = [], [], []
+    empty, full, single, missed = [], [], [], []
     on_cell, on_membrane, cell_pixels = 0.0, 0.0, np.count_nonzero(labels)
     for number, (cell, cell_probabilities) in enumerate(
         zip(labels == 1, probabilities, strict=True)
@@ -274,6 +308,8 @@ def _warnings(labels, probabilities, warping: Curve) -> list[str]:
             continue
         if cell.all():
             full.append(number)
+        elif topology.label(cell).max() == 1:
+            single.append(number)
         called = cell_probabilities[cell].astype(np.float64) > warping.threshold
         if called.mean() < LEAST_CELL:
             missed.append(number)
@@ -304,38 +340,32 @@ def _warnings(labels, probabilities, warping: Curve) -> list[str]:
             f"The labels are all cell in {_named(full)}: the challenge's software "
             "sees no splits there, and V-Info is 0."
         )
+    if single:
+        sentences.append(
+            f"The labels have a single cell in {_named(single)}: V-Info is 0 there for "
+            "any map, even a perfect one, and so lowers the mean. Leave such slices "
+            "out of it, or score larger ones."
+        )
     return sentences
 
 
-def _named(numbers) -> str:
+def _named(numbers: list[int]) -> str:
     few = ", ".join(map(str, numbers[:12])) + (", ..." if len(numbers) > 12 else "")
     return f"slice{'s' if len(numbers) > 1 else ''} {few} (counted from 0)"
 
 
-def _without_nan(values) -> list[float | None]:
+def _without_nan(values: np.ndarray) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
 
 
-def _checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    if labels.shape != probabilities.shape or labels.ndim not in (2, 3):
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    labels = check_slices(labels, "labels")
+    probabilities = np.asarray(probabilities)
+    if labels.shape != probabilities.shape:
         raise ValueError(
-            "Expected labels and probabilities of one shape, (height, width) or "
-            f"(slices, height, width), got {labels.shape} and {probabilities.shape}."
+            "Expected labels and probabilities of one shape, got "
+            f"{labels.shape} and {probabilities.shape}."
         )
-    if labels.size == 0:
-        raise ValueError(f"Expected at least one pixel, got shape {labels.shape}.")
-    if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(
-            "Expected labels of 0 (membrane) and 1 (cell), got values from "
-            f"{labels.min()} to {labels.max()}; for 0 and 255 pass labels > 0."
-        )
-    if not np.isfinite(probabilities).all():
-        raise ValueError("Expected finite probabilities, got NaN or infinity.")
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        raise ValueError(
-            "Expected probabilities from 0 to 1, got values from "
-            f"{float(probabilities.min()):g} to {float(probabilities.max()):g}; "
-            "divide a map in 0..255 by 255."
-        )
-    return labels, probabilities
+    return check_binary(labels), check_range(probabilities, "probabilities")

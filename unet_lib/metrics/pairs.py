@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["Overlaps", "f_score", "information_f", "overlaps", "pair_counts"]
+
 
 def f_score(
     true_positive: float, false_positive: float, false_negative: float
@@ -25,7 +27,7 @@ class Overlaps(NamedTuple):
     """How the cell pixels of a slice's labels divide among two sets of cells."""
 
     pixels: int  # n, of the labels' cells
-    shares: np.ndarray  # p_ij > 0: share of n in label cell i and proposal cell j
+    shares: np.ndarray  # p_ij > 0: fraction of n in label cell i and proposal cell j
     proposed: np.ndarray  # j of each share; 0 = no cell of the proposal
     rows: np.ndarray  # a_i, sums of the shares over all j
     columns: np.ndarray  # b_j, sums over i, b_0 among them
@@ -78,7 +80,7 @@ def information_f(counted: Overlaps) -> float:
     return 2 * precision * recall / total if total != 0 else math.nan
 
 
-def _sum(values) -> float:
+def _sum(values: np.ndarray | list[float]) -> float:
     """Add one after the other, as the challenge's software does.
 
     Where the true sum is zero, the order decides what is left of it.
@@ -86,6 +88,6 @@ def _sum(values) -> float:
     return float(np.cumsum(values)[-1]) if len(values) else 0.0
 
 
-def _sum_x_log_x(shares) -> float:
+def _sum_x_log_x(shares: np.ndarray) -> float:
     # Not np.log, which gives other last digits on other processors.
     return _sum([share * math.log(share) for share in shares.tolist() if share > 0])

@@ -1,4 +1,4 @@
-"""Thinning and warping: the steps of the challenge's figures that walk over pixels.
+"""Thinning and warping: the steps of the challenge's metrics that walk over pixels.
 
 Both are sequential by definition: what happens to a pixel depends on those before
 it, so no array operation gives the same pixels. Their two loops are compiled by
@@ -9,10 +9,15 @@ Built in :doc:`metrics`.
 """
 
 import functools
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
+
+from unet_lib._checks import check_binary, check_range
 
 __all__ = [
     "HOLE_ADDITION",
@@ -26,6 +31,8 @@ __all__ = [
     "thin",
     "warp",
 ]
+
+Places = tuple[np.ndarray, np.ndarray]  # columns and rows of a turned slice's pixels
 
 # What a pixel is that differs from the proposal after warping, as the challenge's
 # software numbers it. Only merges and splits count in the warping error.
@@ -46,22 +53,23 @@ MASK, IN_QUEUE, OUTSIDE = -1, -2, -3
 RADIUS = 20
 
 
-def compiled(function):
+def compiled(function: Callable) -> Callable:
     """The function, compiled by numba at its first call; plain without numba.
 
-    Compiling takes a second a process. The machine code is not kept on disk:
+    Compiling takes a second per process. The machine code is not kept on disk:
     numba would read it back by unpickling.
     """
+    lock = threading.Lock()
 
     @functools.cache
-    def fastest():
+    def fastest() -> Callable:
         try:
             from numba import njit
         except ImportError:
             return plain
         return njit(nogil=True)(function)
 
-    def plain(*arguments):
+    def plain(*arguments: Any) -> Any:
         # Python reads a list several times faster than an array.
         lists = [one.tolist() if np.ndim(one) else one for one in arguments]
         result = function(*lists)
@@ -71,8 +79,10 @@ def compiled(function):
         return result
 
     @functools.wraps(function)
-    def call(*arguments):
-        return fastest()(*arguments)
+    def call(*arguments: Any) -> Any:
+        with lock:  # each thread would compile a function of its own
+            fast = fastest()
+        return fast(*arguments)
 
     return call
 
@@ -103,8 +113,8 @@ def warp(
 ) -> np.ndarray:
     """Warp labels towards a proposal as far as no cell appears, splits or merges.
 
-    Pixels that differ flip while they are simple: while the flip changes no
-    connection. Those farthest from the threshold come first.
+    Pixels that differ flip as long as they are simple, that is, as long as the flip
+    changes no connection. Those farthest from the threshold come first.
 
     Args:
         labels: ``(height, width)``, 1 = cell, 0 = membrane.
@@ -165,7 +175,7 @@ def thinned(components: np.ndarray) -> np.ndarray:
     return pixels[1:-1, 1:-1]
 
 
-def framed(image, value) -> np.ndarray:
+def framed(image: np.ndarray, value: int) -> np.ndarray:
     """The slice with one pixel of `value` around it, int32, in C order."""
     width, height = image.shape
     frame = np.full((width + 2, height + 2), value, np.int32)
@@ -174,13 +184,13 @@ def framed(image, value) -> np.ndarray:
 
 
 @compiled
-def flood(pixels, queue, filled, stride):
+def flood(pixels: np.ndarray, queue: np.ndarray, filled: int, stride: int) -> None:
     """Give each pixel in the queue the number of a neighbour, or make it a dam.
 
     Args:
         pixels: flat and framed by OUTSIDE; changed in place.
         queue: indices into `pixels`; has room for every pixel of membrane.
-        filled: how many stand in the queue at first.
+        filled: how many are in the queue at first.
         stride: from a pixel to the next one along x.
     """
     dammed = False  # lasts from pixel to pixel, as in the challenge's software
@@ -208,7 +218,7 @@ def flood(pixels, queue, filled, stride):
 
 
 def simple_points() -> np.ndarray:
-    """For each of the 256 surroundings of a pixel: may it flip?
+    """Whether a pixel may flip, for each of its 256 possible surroundings.
 
     Bit k of a surrounding is the k-th of the eight neighbours in reading order.
     A pixel is simple if the cells among them have one 4-connected component that
@@ -234,12 +244,12 @@ SIMPLE = simple_points()
 
 
 @compiled
-def flip(cells, order, simple, stride):
+def flip(cells: np.ndarray, order: np.ndarray, simple: np.ndarray, stride: int) -> int:
     """Flip simple points in turn, pass after pass, until a pass flips none.
 
     Args:
         cells: flat, framed by 0; changed in place.
-        order: the indices that differ; those left come to stand first.
+        order: the indices that differ; those left are moved to its front.
         simple: `SIMPLE`.
         stride: from a pixel to the next one along x.
 
@@ -271,7 +281,9 @@ def flip(cells, order, simple, stride):
         remaining = kept
 
 
-def warp_turned(cell, probabilities, threshold):
+def warp_turned(
+    cell: np.ndarray, probabilities: np.ndarray, threshold: float
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """`warp` of a turned slice, and where it still differs: two index arrays."""
     x, y = np.nonzero(cell != (probabilities > threshold))
     distance = np.abs(probabilities[x, y] - threshold).astype(np.float32)
@@ -285,7 +297,9 @@ def warp_turned(cell, probabilities, threshold):
     return pixels[1:-1, 1:-1].astype(np.uint8), (x - 1, y - 1)
 
 
-def mismatches_turned(cell, probabilities, threshold):
+def mismatches_turned(
+    cell: np.ndarray, probabilities: np.ndarray, threshold: float
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """`mismatches` of a turned slice: where they are, and what each is."""
     warped, (x, y) = warp_turned(cell, probabilities, threshold)
     if cell.all():
@@ -316,8 +330,8 @@ def mismatches_turned(cell, probabilities, threshold):
     return (x, y), kinds
 
 
-def splits(warped, x, y) -> np.ndarray:
-    """For white pixels: does taking it away part its cell, as seen in a window?"""
+def splits(warped: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Whether removing each white pixel splits its cell, as seen in a window."""
     parted = np.empty(len(x), bool)
     if min(warped.shape) < RADIUS:  # then the window is the whole slice
         for k in range(len(x)):
@@ -343,7 +357,7 @@ def splits(warped, x, y) -> np.ndarray:
     return parted
 
 
-def _checked_slice(image) -> np.ndarray:
+def _checked_slice(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0:
         raise ValueError(
@@ -353,11 +367,14 @@ def _checked_slice(image) -> np.ndarray:
     return image
 
 
-def _checked_pair(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
+def _checked_pair(
+    labels: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = _checked_slice(labels), _checked_slice(probabilities)
     if labels.shape != probabilities.shape:
         raise ValueError(
             "Expected labels and probabilities of one shape, got "
             f"{labels.shape} and {probabilities.shape}."
         )
-    return labels.T > 0, probabilities.T.astype(np.float64)
+    probabilities = check_range(probabilities, "probabilities").astype(np.float64)
+    return check_binary(labels).T > 0, probabilities.T

@@ -95,7 +95,7 @@ def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
 
     Args:
         folder: of the record.
-        name: of the figure, of `metrics.FIGURES`.
+        name: of the figure, of `metrics.METRICS`.
         versions: as for `figures`.
 
     Returns:

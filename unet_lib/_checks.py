@@ -1,0 +1,182 @@
+"""What public functions ask of the arrays they are given.
+
+Each check returns the array, or raises a ValueError that says what was expected,
+what came, and an expression to pass instead.
+"""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+# From this height and width on, a last axis of 3 or 4 is taken for color: no slice is
+# that many rows high and only 3 or 4 columns wide.
+COLOR_SIDE = 16
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, NumPy's among them."""
+    return isinstance(value, Integral)
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a real number, NumPy's among them."""
+    return isinstance(value, Real)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is lacking; on a CPU PyTorch has no class."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def found(array: Any) -> str:
+    """What came, for an error: the type and its range, or else the shape."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        return f"{array.dtype} of shape {array.shape}"
+    if not np.isfinite(array).all():
+        return f"{array.dtype} with NaN or infinity"
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f":
+        return f"{array.dtype} from {low:g} to {high:g}"
+    return f"{array.dtype} from {int(low)} to {int(high)}"
+
+
+def as_array(array: Any, name: str) -> np.ndarray:
+    """An array of anything array-like; slices of different sizes are refused."""
+    try:
+        return np.asarray(array)
+    except ValueError:
+        raise ValueError(
+            f"Expected {name} as one array, got a {type(array).__name__} of arrays of "
+            "different sizes: pass them one at a time, or crop them to one size."
+        ) from None
+
+
+def check_slices(array: Any, name: str) -> np.ndarray:
+    """``(height, width)`` or ``(slices, height, width)``, not empty, not color."""
+    array = as_array(array, name)
+    check_not_color(array, name)
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise ValueError(
+            f"Expected {name} of shape (height, width) or (slices, height, width) with "
+            f"at least one pixel, got {array.shape}."
+        )
+    return array
+
+
+def check_not_color(array: np.ndarray, name: str) -> None:
+    """Refuse ``(..., height, width, 3 or 4)``, which would be read as slices."""
+    *_, height, width, colors = (0, 0, 0, *array.shape)
+    if colors in (3, 4) and min(height, width) >= COLOR_SIDE:
+        raise ValueError(
+            f"Expected {name} of shape (height, width) or (slices, height, width), but "
+            f"{array.shape} looks like color (height, width, {colors}): pass "
+            f"{name}[..., :3] @ np.float32([0.299, 0.587, 0.114]) for its grey values, "
+            f"or {name}[..., 0] for one channel."
+        )
+
+
+def check_range(array: Any, name: str) -> np.ndarray:
+    """Numbers from 0 to 1. What lies outside by rounding alone is clipped."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Expected {name} of floats from 0 to 1, got {array.dtype}.")
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1:
+        return array
+    rounding = 0.0
+    if array.dtype.kind == "f":
+        rounding = max(1e-5, 2 * float(np.finfo(array.dtype).eps))
+    if low >= -rounding and high <= 1 + rounding:
+        return array.clip(0, 1)
+    raise ValueError(
+        f"Expected {name} from 0 to 1, got {found(array)}: pass {_scaled(array, name)}."
+    )
+
+
+def check_images(images: Any, name: str = "images") -> np.ndarray:
+    """Floats from 0 to 1. What lies outside by rounding alone is clipped."""
+    images = np.asarray(images)
+    if images.dtype.kind in "biu":
+        raise ValueError(
+            f"Expected {name} of floats from 0 to 1, got {found(images)}: pass "
+            f"{_scaled(images, name)}."
+        )
+    return check_range(images, name)
+
+
+def check_labels(labels: Any, name: str = "labels") -> np.ndarray:
+    """Booleans or integers from 0 on: classes, or the numbers of cells."""
+    labels = np.asarray(labels)
+    expected, got = f"Expected {name} of integers from 0 on", found(labels)
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"{expected}, got {got}.")
+    if labels.dtype.kind == "f" or labels.min() < 0:
+        raise ValueError(
+            f"{expected}, got {got}: pass {name} > 0 if every value above 0 is cell, "
+            "and crop pixels that are not to count."
+        )
+    if labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{expected} up to {np.iinfo(np.int32).max}, got {got}: pass "
+            f"skimage.segmentation.relabel_sequential({name})[0]."
+        )
+    return labels
+
+
+def check_binary(labels: Any, name: str = "labels") -> np.ndarray:
+    """1 for cell and 0 for membrane, of any type; uint8 comes back."""
+    labels = np.asarray(labels)
+    expected = f"Expected {name} of 0 (membrane) and 1 (cell)"
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"{expected}, got {found(labels)}.")
+    other = labels[(labels != 0) & (labels != 1)]  # NaN among them
+    if other.size:
+        values = np.unique(other)
+        advice = f"pass {name} > 0"
+        if len(values) > 1 or not values[0] > 1 or (labels == 1).any():
+            advice += (
+                f" if every value above 0 is cell, {name} > "
+                f"{0.5 if labels.max() <= 1 else labels.max() // 2} if they are grey "
+                f"values, or {name} == 1 to count the others as membrane"
+            )
+        raise ValueError(
+            f"{expected}, got {found(labels)}, {other.size} pixel(s) of {len(values)} "
+            f"other value(s) such as {values[len(values) // 2]:g}: {advice}."
+        )
+    return labels.astype(np.uint8, copy=False)
+
+
+def check_weights(weights: Any, name: str = "weights") -> np.ndarray:
+    """Finite floats from 0 on."""
+    weights = np.asarray(weights)
+    if weights.dtype.kind != "f" or not 0 <= weights.min() <= weights.max() < np.inf:
+        raise ValueError(
+            f"Expected {name} of finite floats of 0 and above, got {found(weights)}: "
+            "unet_lib.weights.weight_map makes them."
+        )
+    return weights
+
+
+def _scaled(array: np.ndarray, name: str) -> str:
+    """An expression that brings an array of numbers to floats from 0 to 1."""
+    if array.dtype.kind == "b" or (
+        array.dtype.itemsize > 1 and 0 <= array.min() <= array.max() <= 1
+    ):
+        return f"{name}.astype(np.float32)"
+    if not np.isfinite(array).all():
+        return f"np.where(np.isfinite({name}), {name}, 0) to make such pixels black"
+    low, high = float(array.min()), float(array.max())
+    if array.dtype.kind == "f" and low > -0.5 and high < 1.5:
+        return f"np.clip({name}, 0, 1)"
+    if low < 0:
+        return f"({name} + {-low}) / {high - low or 1.0}"
+    for bits in (8, 12, 16, 32):
+        if high < 2**bits:
+            break
+    else:
+        return f"{name} / {high}"
+    return f"{name} / np.float32({2**bits - 1}) for {bits}-bit values"
