@@ -31,7 +31,7 @@ BOOK = Path(__file__).resolve().parent
 # by hand finds the same files.
 NOTEBOOKS = BOOK.parent / "notebooks"
 CONFIG = BOOK.parent / "_config.yml"
-LARGEST = 1_500_000  # bytes of a recording
+LARGEST = 2_400_000  # bytes of a recording
 STAND_IN = "Data: the synthetic stand-in"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # The cell that installs what a notebook needs, and what it does besides where there is

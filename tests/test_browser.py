@@ -12,7 +12,9 @@ import record
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from test_book import PAGES
-from test_plot import Elements, grey, slider
+from test_plot import Elements, grey, slider, sliders
+
+from unet_lib import plot
 
 pytestmark = pytest.mark.book
 
@@ -129,7 +131,16 @@ def test_each_slider_changes_its_picture_by_keyboard(desktop):
     assert len(boxes) == written
     for box in boxes:
         picture = box.locator("img")
-        for control in box.locator("input").all():
+        for group in box.locator("fieldset").all():
+            seen = []
+            for button in group.locator("input").all():
+                button.focus()
+                desktop.page.keyboard.press("Space")
+                picture.evaluate("picture => picture.decode()")
+                seen.append(picture.get_attribute("src"))
+            assert len(seen) > 1
+            assert len(set(seen)) == len(seen)
+        for control in box.locator("input[type=range]").all():
             last = int(control.get_attribute("max"))
             control.focus()
             seen = []
@@ -321,4 +332,35 @@ def test_two_sliders_move_and_the_same_slider_twice_moves_apart(browser):
     assert move(second, 0, 1) == ("A square, a 2, b 3", b[5], ["2", "3"])
     assert seen(again) == ("A square, x 0.9", a[1], ["0.9"])
     assert move(again, 0, 0) == ("A square, x 0.1", a[0], ["0.1"])
+    page.close()
+
+
+def test_buttons_text_and_divider(browser):
+    values = {"side": ["left", "right"], "x": [0, 1]}
+    notes = [f"<b>note {number}</b>" for number in range(4)]
+    moving = slider(
+        lambda side, x: grey(("r" in side) / 2 + x / 4), values, notes=notes
+    )
+    pictures = [plot._pixels(grey(value), 64) for value in (0.2, 0.8)]
+    page = browser.new_page()
+    page.set_content(
+        moving + sliders.divider(pictures, ("before", "after"), "A square", 64)
+    )
+    box = page.locator("[data-explore]")
+    assert box.locator("b").inner_text() == "note 0"
+    box.get_by_label("right").check()
+    box.locator("input[type=range]").fill("1")
+    assert box.locator("b").inner_text() == "note 3"
+    assert box.locator("img").get_attribute("alt") == "A square, side right, x 1"
+    frames = Elements(moving).data["frames"]
+    assert box.locator("img").get_attribute("src") == frames[3]
+
+    stage = page.locator("[data-compare] > div")
+    over = stage.locator("img").nth(1)
+    page.locator("[data-compare] input").fill("20")
+    assert over.evaluate("image => image.style.clipPath") == "inset(0px 0px 0px 20%)"
+    place = stage.bounding_box()
+    page.mouse.move(place["x"] + 0.75 * place["width"], place["y"] + 5)
+    page.mouse.down()
+    assert over.evaluate("image => image.style.clipPath") == "inset(0px 0px 0px 75%)"
     page.close()

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import matplotlib
 import nbformat
@@ -28,7 +29,7 @@ def grey(value):
     return np.full((8, 8), value, dtype=np.float32)
 
 
-def slider(draw, values, alt="A square", start=None):
+def slider(draw, values, alt="A square", start=None, notes=None):
     """The HTML that `explore` would show."""
     values = {name: list(options) for name, options in values.items()}
     start = start or {name: options[0] for name, options in values.items()}
@@ -37,7 +38,7 @@ def slider(draw, values, alt="A square", start=None):
         [(a, b) for a in first for b in others[0]] if others else [(a,) for a in first]
     )
     pictures = [plot._pixels(draw(*chosen), 64) for chosen in combinations]
-    return sliders.page(pictures, values, alt, start, 840)
+    return sliders.page(pictures, values, alt, start, 700, notes)
 
 
 class Elements(HTMLParser):
@@ -135,6 +136,49 @@ def test_the_seed_fixes_the_colours():
     assert (first != plot.colour_cells(labels, seed=4)).any()
 
 
+def halves(row, height=60, width=60):
+    """Two cells side by side, split at a column, with a membrane of one pixel."""
+    labels = np.ones((height, width), dtype=np.uint8)
+    labels[:, row] = 0
+    return labels
+
+
+def test_a_cell_keeps_its_color_from_slice_to_slice():
+    stack = [halves(column) for column in (20, 24, 28, 24)]
+    drawn = plot.colour_stack(stack)
+    assert drawn.shape == (4, 60, 60, 3)
+    for picture in drawn:
+        assert (picture[0, 0] == drawn[0, 0, 0]).all()
+        assert (picture[0, -1] == drawn[0, 0, -1]).all()
+    assert (drawn[0, 0, 0] != drawn[0, 0, -1]).any()
+
+
+def test_of_a_split_cell_the_larger_part_keeps_the_color():
+    whole = np.ones((60, 60), dtype=np.uint8)
+    drawn = plot.colour_cells(whole)
+    parts = plot.colour_cells(halves(20), like=drawn)
+    assert (parts[0, -1] == drawn[0, 0]).all()
+    assert (parts[0, 0] != drawn[0, 0]).any()
+    # And of merged cells the larger gives its color to the whole.
+    merged = plot.colour_cells(whole, seed=5, like=parts)
+    assert (merged == parts[0, -1]).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    labels=arrays.arrays(np.uint8, (2, 14, 25), elements=st.integers(0, 1)),
+    seed=st.integers(0, 9),
+)
+def test_neighbors_differ_whatever_colors_they_claim(labels, seed):
+    _, second = plot.colour_stack(labels, seed)
+    check_colours(label_parts(labels[1], connectivity=1), second)
+
+
+def test_each_role_has_a_color_of_its_own():
+    colours = list(plot.COLOURS.values())
+    assert len(set(colours)) == len(colours)
+
+
 # Figures
 
 
@@ -155,7 +199,7 @@ def test_show_images_draws_the_greys_it_is_given():
     figure = plot.show_images([grey(0.0), grey(0.5), grey(1.0)])
     pixels = plot._pixels(figure, 300)
     middle = pixels.shape[0] // 2
-    assert abs(pixels[middle, [50, 150, 250], 0] - np.array([0, 127.5, 255])).max() < 1
+    assert abs(pixels[middle, [100, 300, 500], 0] - np.array([0, 127.5, 255])).max() < 1
 
 
 def test_marks_lie_on_their_pixels():
@@ -168,7 +212,7 @@ def test_marks_lie_on_their_pixels():
     (bar,) = axes.artists
     assert bar.size_bar.get_children()[0].get_width() == 2  # pixels of 4 nm
     assert bar.txt_label.get_text() == "8 nm"
-    plot._pixels(figure)
+    plot._pixels(figure, 300)
 
 
 def test_weight_maps_share_a_range():
@@ -177,6 +221,12 @@ def test_weight_maps_share_a_range():
     assert axes.images[0].get_clim() == (0, 12)
     assert axes.images[0].get_cmap().name == plot.COLOURS["weight"]
     assert figure.axes[1].get_ylabel() == "weight"
+    plt.close(figure)
+    # Of one size unless asked otherwise, whatever is in them.
+    figure, axes = plt.subplots(1, 2)
+    for panel, top in zip(axes, (2.0, 30.0), strict=True):
+        plot.show_weight_map(panel, np.full((8, 8), top))
+    assert axes[0].images[0].get_clim() == axes[1].images[0].get_clim()
     plt.close(figure)
 
 
@@ -216,7 +266,7 @@ def test_a_slider_needs_nothing_else_and_clashes_with_nothing():
     # The same slider gives the same page, another one another key.
     assert page == slider(grey, values, alt="</script><b>")
     keys = {
-        Elements(slider(grey, {name: [0.1, 0.9]})).named("div")[0]["data-explore"]
+        Elements(slider(grey, {name: [0.1, 0.9]})).named("form")[0]["data-explore"]
         for name in "ab"
     }
     assert len(keys) == 2
@@ -255,6 +305,67 @@ def test_explore_in_a_plain_script(capsys):
     assert not plt.get_fignums()
 
 
+def test_strings_get_buttons_and_numbers_a_slider():
+    values = {"network <of>": ["labels", "best"], "slice": [0, 1]}
+    page = slider(lambda name, number: grey((name == "best") / 2 + number / 4), values)
+    elements = Elements(page)
+    kinds = [control["type"] for control in elements.named("input")]
+    assert kinds == ["radio", "radio", "range"]
+    assert ["checked" in button for button in elements.named("input")[:2]] == [True, 0]
+    assert {button["name"] for button in elements.named("input")[:2]} == {
+        "network <of>"
+    }
+    assert len(elements.data["frames"]) == 4
+
+
+def test_text_is_shown_beside_each_picture():
+    notes = ["<b>faint</b>", "<b>bright</b>"]
+    elements = Elements(slider(grey, {"x": [0.1, 0.9]}, start={"x": 0.9}, notes=notes))
+    assert elements.data["notes"] == notes
+    place = elements.found.index(("div", {"data-note": None, "style": "flex:1 1 12em"}))
+    assert elements.found[place + 1] == ("b", {})
+
+
+def test_a_small_image_is_enlarged_by_whole_sharp_pixels(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plot, "_show_html", lambda page, *_: shown.append(page))
+    plot.explore(lambda x: np.full((200, 300), x), {"x": [0.2, 0.8]}, "A field")
+    plot.compare(grey(0.2), grey(0.8), ("<dark>", "light"), "A square", width=20)
+    field, square = map(Elements, shown)
+    assert field.named("form")[0]["style"] == "max-width:600px"
+    (picture,) = field.named("img")
+    assert (picture["width"], picture["height"]) == ("300", "200")
+    assert "image-rendering:pixelated" in picture["style"]
+    assert square.named("div")[0]["style"] == "max-width:16px"
+    dark, light = square.named("img")
+    assert [dark["alt"], light["alt"]] == ["A square: <dark>", "A square: light"]
+    for image, value in ((dark, 0.2), (light, 0.8)):
+        stored = base64.b64decode(image["src"].partition(",")[2])
+        mean = np.asarray(Image.open(io.BytesIO(stored))).mean() / 255
+        assert mean == pytest.approx(value, abs=0.01)
+
+
+def test_a_figure_in_a_slider_has_twice_the_pixels_it_is_shown_at(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plot, "_show_html", lambda page, *_: shown.append(page))
+    plot.explore(lambda x: plt.figure(figsize=(5, 2)), {"x": [1]}, "Nothing", width=250)
+    (picture,) = Elements(shown[0]).named("img")
+    assert (picture["width"], picture["height"]) == ("500", "200")
+    assert "max-width:250px" in shown[0]
+
+
+def test_a_photograph_is_a_jpeg_and_a_drawing_a_png_of_few_colors():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    assert sliders.smallest(noise)[0] == "jpeg"
+    drawing = np.full((200, 200, 3), 255, dtype=np.uint8)
+    drawing[::20] = (0, 90, 180)
+    kind, stored = sliders.smallest(drawing)
+    assert kind == "png"
+    opened = Image.open(io.BytesIO(stored))
+    assert opened.mode == "P"
+    np.testing.assert_array_equal(np.asarray(opened.convert("RGB")), drawing)
+
+
 def test_in_a_notebook(monkeypatch):
     """In a kernel: both forms of the control, figures once each, in small files."""
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses its own
@@ -263,7 +374,7 @@ def test_in_a_notebook(monkeypatch):
     cells = [
         "import numpy as np\nfrom matplotlib import pyplot as plt\n"
         "from unet_lib import plot\nplot.use_style()\n"
-        "noise = np.random.default_rng(0).random((512, 512))\n"
+        "noise = np.random.default_rng(0).random((512, 512, 3))\n"
         "plot.show_images([noise, noise])",
         "figure, axes = plt.subplots()\naxes.plot([0, 1]);",
         "plot.explore(lambda x: noise * x, {'x': [0.1, 0.9]}, 'Noise',\n"
@@ -285,7 +396,12 @@ def test_in_a_notebook(monkeypatch):
     assert [len(output) for output in outputs] == [1, 1, 1, 1]
     images, curve, moving, moved = (output[0]["data"] for output in outputs)
     assert set(images) == {"text/plain", "image/jpeg"}
-    assert set(curve) == {"text/plain", "image/png"}
+    assert set(curve) == {"text/plain", "image/svg+xml"}
+    # Stored at twice the width at which it is shown.
+    assert outputs[0][0]["metadata"] == {"image/jpeg": {"width": 700}}
+    stored = Image.open(io.BytesIO(base64.b64decode(images["image/jpeg"])))
+    assert stored.width == 1400
+    assert ElementTree.fromstring(curve["image/svg+xml"]).get("width") == "504pt"
     assert set(moving) == {
         "text/plain",
         "text/html",

@@ -1,40 +1,65 @@
-"""The book's one plotting style, and its one thing to move.
+"""The book's one plotting style, and its things to move.
 
-Colours are of Okabe and Ito's palette, which people with any common colour
-blindness can tell apart.
+Figures are stored at twice the width at which a page shows them, so that they are sharp
+on every screen.
 """
 
 import contextlib
+import io
 import itertools
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-from scipy import ndimage
 
 from unet_lib.plot import slider
-
-COLOURS = {
-    "cell": "#56B4E9",
-    "membrane": "#E69F00",
-    "merge": "#D55E00",  # two true cells that became one
-    "split": "#0072B2",  # one true cell that became several
-    "tile": "#F0E442",
-    "weight": "inferno",  # a colormap: dark is low, and ordered in grey too
-}
-PALETTE = (  # of cells and of curves; yellow, faint on white, comes last
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
-    *("#E69F00", "#56B4E9", "#F0E442"),
+from unet_lib.plot.colours import (
+    COLOURS,
+    NEIGHBOUR_REACH,
+    PALETTE,
+    check_picture,
+    check_plane,
+    colour_cells,
+    colour_stack,
+    overlay,
+    overlay_labels,
+    rgb,
 )
+
+__all__ = [
+    "COLOURS",
+    "FIGURE_WIDTH",
+    "NEIGHBOUR_REACH",
+    "PALETTE",
+    "colour_cells",
+    "colour_stack",
+    "compare",
+    "explore",
+    "outline",
+    "overlay",
+    "overlay_labels",
+    "scale_bar",
+    "show_images",
+    "show_weight_map",
+    "use_style",
+]
+
 FIGURE_WIDTH = 7.0  # inches; at STYLE's resolution as wide as a page's column
+COLUMN = 700  # CSS pixels
+SHARPNESS = 2  # stored pixels for each CSS pixel
+LARGEST_SVG = 100_000  # bytes; a drawing that takes more is stored as pixels
+# The top of every weight map's scale: the paper's default, w0 = 10, ends just below.
+WEIGHT_MAXIMUM = 12
 STYLE = {
-    "figure.dpi": 120,
+    "figure.dpi": COLUMN / FIGURE_WIDTH,
     "figure.figsize": (FIGURE_WIDTH, 3.5),
     "figure.constrained_layout.use": True,
     "font.size": 12,  # 9 pixels where a phone shows 7 inches 390 pixels wide
@@ -44,55 +69,51 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
     "image.interpolation": "none",
     "image.cmap": "gray",
+    "svg.hashsalt": "unet_lib",  # the same drawing gives the same file
 }
-NEIGHBOUR_REACH = 10  # pixels; most membranes in the labels are thinner
 
 
-def use_style():
+def use_style() -> None:
     """Set the book's matplotlib style.
 
-    A notebook then stores a figure as PNG, which keeps lines and letters exact, but as
-    JPEG where that saves a third or more: micrographs are mostly noise, and as PNG a
-    chapter's figures would fill megabytes.
+    A notebook then stores a figure without images as SVG, if that is small. It stores
+    others at twice the width at which it shows them: as PNG, which keeps lines and
+    letters exact, but as JPEG where that saves a fifth or more, since micrographs are
+    mostly noise.
     """
     plt.rcParams.update(STYLE)
     if _notebook() is None:
         return
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    set_matplotlib_formats("png")  # its own formatter first, so that ours replaces it
-
-    def store(wanted):
-        def formatter(figure):
-            picture = _pixels(figure)
-            stored = {kind: slider.encode(picture, kind) for kind in ("png", "jpeg")}
-            saves = len(stored["jpeg"]) < len(stored["png"]) * 2 / 3
-            return stored[wanted] if saves == (wanted == "jpeg") else None
-
-        return formatter
-
-    for kind in ("png", "jpeg"):
-        formatter = _notebook().display_formatter.formatters[f"image/{kind}"]
-        formatter.for_type(Figure, store(kind))
+    set_matplotlib_formats("png")  # first the backend's own formatters, then ours
+    formatter = _notebook().display_formatter
+    formatter.formatters["image/png"].pop(Figure)
+    formatter.mimebundle_formatter.for_type(Figure, _bundle)
 
 
-def show_images(images, titles=None, columns=None, width=FIGURE_WIDTH):
+def show_images(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    width: float = FIGURE_WIDTH,
+) -> Figure:
     """Draw pictures of one size beside each other, without axes, and return the figure.
 
     The figure does not belong to pyplot: a notebook shows it once, as the value of its
     cell.
 
     Args:
-        images: a sequence of ``(height, width)`` greys or ``(height, width, 3)``
-            colours, 0 to 1. The grey range is always 0 to 1, so that equal greys mean
-            equal values everywhere.
+        images: ``(height, width)`` grays or ``(height, width, 3)`` colors, 0 to 1. The
+            gray range is always 0 to 1, so that equal grays mean equal values
+            everywhere.
         titles: one for each image.
         columns: pictures in a row, all by default.
         width: of the figure, in inches.
     """
     images = [np.asarray(image) for image in images]
     for image in images:
-        _check_picture(image)
+        check_picture(image)
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) != 1:
         raise ValueError(f"expected images of one size, at least one, got {sizes}")
@@ -116,107 +137,31 @@ def show_images(images, titles=None, columns=None, width=FIGURE_WIDTH):
     return figure
 
 
-def show_weight_map(axes, weights, maximum=None):
-    """Draw a weight map with its colour bar on the axes, from 0 to maximum.
+def show_weight_map(
+    axes: Axes, weights: np.ndarray, maximum: float = WEIGHT_MAXIMUM
+) -> None:
+    """Draw a weight map with its color bar on the axes, from 0 to maximum.
 
     Args:
         axes: matplotlib's.
         weights: ``(height, width)``, not negative.
-        maximum: the largest weight by default; name it where maps are compared.
+        maximum: the top of the scale, the same for all maps by default; what is above
+            it has the top's color.
     """
-    weights = _check_plane(weights, "weights")
+    weights = check_plane(weights, "weights")
     if weights.min() < 0:
         raise ValueError(f"expected weights of 0 and above, got {weights.min()}")
-    if maximum is not None:
-        _check_positive(maximum=maximum)
+    _check_positive(maximum=maximum)
     axes.set_axis_off()
     drawn = axes.imshow(
-        weights,
-        cmap=COLOURS["weight"],
-        vmin=0,
-        vmax=weights.max() if maximum is None else maximum,
-        interpolation="none",
+        weights, cmap=COLOURS["weight"], vmin=0, vmax=maximum, interpolation="none"
     )
-    axes.figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8)
+    above = "max" if weights.max() > maximum else "neither"
+    axes.figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8, extend=above)
 
 
-def overlay(image, mask, colour, alpha=0.5):
-    """Tint a grey image where the mask is set.
-
-    Args:
-        image: ``(height, width)``, 0 to 1.
-        mask: the same shape, nonzero is tinted.
-        colour: a key of ``COLOURS`` or any matplotlib colour.
-        alpha: 0 leaves the image, 1 hides it.
-
-    Returns:
-        ``(height, width, 3)`` float32, 0 to 1.
-    """
-    mask = _check_plane(mask, "a mask")
-    colours = np.broadcast_to(_rgb(colour), (*mask.shape, 3))
-    return _blend(image, colours, alpha, mask)
-
-
-def overlay_labels(image, labels, alpha=0.4):
-    """Lay the coloured cells over a grey image.
-
-    Args:
-        image: ``(height, width)``, 0 to 1.
-        labels: as for `colour_cells`.
-        alpha: 0 is the image, 1 the cells.
-
-    Returns:
-        ``(height, width, 3)`` float32, 0 to 1.
-    """
-    return _blend(image, colour_cells(labels), alpha)
-
-
-def colour_cells(labels, seed=0):
-    """Give each cell a colour that differs from its neighbours', and membrane none.
-
-    Cells with pixels at most ``NEIGHBOUR_REACH``, ten, apart are neighbours.
-
-    Args:
-        labels: ``(height, width)``; either 1 = cell and 0 = membrane, whose 4-connected
-            parts are the cells, or integers that number the cells, one above 1.
-        seed: draws among the colours left to a cell.
-
-    Returns:
-        ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
-    """
-    labels = _check_plane(labels, "labels")
-    if labels.dtype.kind not in "bui" or labels.min() < 0:
-        raise ValueError(
-            "expected labels as integers of 0 and above, got "
-            f"{labels.dtype} from {labels.min()}"
-        )
-    if labels.max() <= 1:
-        cells, count = ndimage.label(labels)  # 4-connected by default
-    else:
-        names, cells = np.unique(labels, return_inverse=True)
-        cells = cells.reshape(labels.shape) + (names[0] != 0)
-        count = cells.max()
-    neighbours = [set() for _ in range(count + 1)]
-    for first, second in _neighbour_pairs(cells, NEIGHBOUR_REACH):
-        neighbours[first].add(second)
-        neighbours[second].add(first)
-    palette = np.array([matplotlib.colors.to_rgb(name) for name in PALETTE])
-    random = np.random.default_rng(seed)
-    chosen = {}
-    table = np.full((count + 1, 3), 0.1, dtype=np.float32)
-    # The cell with most neighbours first: it has the fewest colours to choose from.
-    for cell in sorted(range(1, count + 1), key=lambda cell: -len(neighbours[cell])):
-        taken = {chosen[other] for other in neighbours[cell] if other in chosen}
-        free = set(range(len(palette))) - taken or {max(taken, default=0) + 1}
-        chosen[cell] = int(random.choice(sorted(free)))
-        # Beyond the palette its colours come again, darker.
-        again, index = divmod(chosen[cell], len(palette))
-        table[cell] = palette[index] * 0.75**again
-    return table[cells]
-
-
-def scale_bar(axes, nanometres, nanometres_per_pixel=4):
-    """Draw a bar of so many nanometres at the lower left of an image's axes.
+def scale_bar(axes: Axes, nanometres: float, nanometres_per_pixel: float = 4) -> None:
+    """Draw a bar of so many nanometers at the lower left of an image's axes.
 
     The challenge's pixels are 4 nm wide.
     """
@@ -233,7 +178,15 @@ def scale_bar(axes, nanometres, nanometres_per_pixel=4):
     axes.add_artist(bar)
 
 
-def outline(axes, top, left, height, width, colour="tile", label=None):
+def outline(
+    axes: Axes,
+    top: float,
+    left: float,
+    height: float,
+    width: float,
+    colour: str = "tile",
+    label: str | None = None,
+) -> None:
     """Draw a rectangle around these pixels of an image, with a label at its top left.
 
     Args:
@@ -242,12 +195,12 @@ def outline(axes, top, left, height, width, colour="tile", label=None):
         left: column of the first pixel.
         height: in pixels.
         width: in pixels.
-        colour: a key of ``COLOURS`` or any matplotlib colour.
+        colour: a key of ``COLOURS`` or any matplotlib color.
         label: a short text, if any.
     """
-    colour = _rgb(colour)
+    colour = rgb(colour)
     _check_positive(height=height, width=width)
-    # A pixel's centre has whole coordinates, its upper left corner lies at -0.5.
+    # A pixel's center has whole coordinates, its upper left corner lies at -0.5.
     corner = (left - 0.5, top - 0.5)
     axes.add_patch(
         Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2)
@@ -264,15 +217,24 @@ def outline(axes, top, left, height, width, colour="tile", label=None):
         )
 
 
-def explore(draw, values, alt, start=None, live_values=None, width=640):
-    """Show the thing to move: a picture with one slider, or two, above it.
+def explore(
+    draw: Callable[..., Figure | np.ndarray],
+    values: dict[str, Iterable],
+    alt: str,
+    start: dict | None = None,
+    live_values: dict[str, Iterable] | None = None,
+    width: int = COLUMN,
+    text: Callable[..., str] | None = None,
+) -> None:
+    """Show the thing to move: a picture with one or two controls above it.
 
-    A page and a recorded notebook show an HTML slider over pictures drawn beforehand,
-    which moves without a kernel and without a network. A live notebook shows an
-    ipywidgets control that calls `draw` anew.
+    Numbers get a slider. Strings, which have no order, get a button each. A page and a
+    recorded notebook show HTML over pictures drawn beforehand, which needs neither a
+    kernel nor a network. A live notebook shows ipywidgets controls that call `draw`
+    for each change.
 
     Args:
-        draw: takes one value of each slider, in order, and returns a matplotlib figure
+        draw: takes one value of each control, in order, and returns a matplotlib figure
             or an image, ``(height, width)`` or ``(height, width, 3)``, 0 to 1; all of
             one size.
         values: a dictionary of one or two labels, each with its values. All
@@ -280,10 +242,12 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
         alt: says what the picture shows; the values are added to it for each picture.
         start: a dictionary of labels and values to start at; else each label's first.
         live_values: as `values`, for the live control; finer steps, for instance.
-        width: of a figure's pictures, in pixels.
+        width: CSS pixels that the picture takes on a page. An image is enlarged by
+            whole pixels to at most this.
+        text: takes what `draw` takes and returns HTML to show beside the picture.
 
     Raises:
-        ValueError: where the slider would exceed ``slider.MAX_HTML_BYTES``.
+        ValueError: where the HTML would exceed ``slider.MAX_HTML_BYTES``.
     """
     given, values = values, {}
     if isinstance(given, dict) and all(map(np.iterable, given.values())):
@@ -303,25 +267,52 @@ def explore(draw, values, alt, start=None, live_values=None, width=640):
             raise ValueError(f"{label} cannot start at {start[label]!r}: no such value")
 
     combinations = list(itertools.product(*values.values()))
-    pictures = [_pixels(draw(*chosen), width) for chosen in combinations]
-    sizes = {picture.shape for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
-    widest = FIGURE_WIDTH * STYLE["figure.dpi"]
-    page = slider.page(pictures, values, alt, start, widest)
+    pictures, shown = _drawn([draw(*chosen) for chosen in combinations], width)
+    notes = [text(*chosen) for chosen in combinations] if text else None
     summary = f"{alt} ({' × '.join(values)}: {len(pictures)} pictures)"
+    page = slider.page(pictures, values, alt, start, shown, notes)
+
+    def live():
+        return slider.live_control(
+            lambda *chosen: _pixels(draw(*chosen), width), live_values, start, text
+        )
+
+    _show_html(page, summary, live)
+
+
+def compare(
+    before: Figure | np.ndarray,
+    after: Figure | np.ndarray,
+    labels: tuple[str, str],
+    alt: str,
+    width: int = COLUMN,
+) -> None:
+    """Show two pictures of one size, one over the other, with a divider to move.
+
+    Args:
+        before: seen on the left of the divider, as `explore` takes its pictures.
+        after: seen on the right.
+        labels: what each is, in a word or two.
+        alt: says what both pictures show.
+        width: as for `explore`.
+    """
+    _check_positive(Integral, width=width)
+    pictures, shown = _drawn([before, after], width)
+    page = slider.divider(pictures, labels, alt, shown)
+    _show_html(page, f"{alt} ({labels[0]} | {labels[1]})")
+
+
+def _show_html(page, summary, live=None):
+    """Display HTML, and in a notebook that has a kernel the live control instead."""
     if _notebook() is None:
         print(summary)  # a plain script has nowhere to show it
         return
     from IPython.display import display
 
     bundle = {"text/plain": summary, "text/html": page}
-    if hasattr(_notebook(), "kernel"):
+    if live and hasattr(_notebook(), "kernel"):
         with contextlib.suppress(ImportError):  # no ipywidgets: the HTML has to do
-            control = slider.live_control(
-                lambda *chosen: _pixels(draw(*chosen), width), live_values, start
-            )
-            bundle = control._repr_mimebundle_() | bundle
+            bundle = live()._repr_mimebundle_() | bundle
     display(bundle, raw=True)
 
 
@@ -331,64 +322,49 @@ def _notebook():
     return ipython and ipython.get_ipython()
 
 
-def _pixels(drawn, width=None):
-    """Return a figure or an image as (height, width, 3) uint8 and close the figure."""
+def _bundle(figure):
+    """Return a figure as a notebook stores it: its data and metadata by MIME type."""
+    if not any(axes.images or axes.collections for axes in figure.axes):
+        stored = io.BytesIO()
+        figure.savefig(stored, format="svg", metadata={"Date": None})
+        if len(stored.getvalue()) < LARGEST_SVG:
+            plt.close(figure)
+            return {"image/svg+xml": stored.getvalue().decode()}, {}
+    width = round(figure.get_figwidth() * STYLE["figure.dpi"])
+    picture = _pixels(figure, width)
+    kind, stored = slider.smallest(picture)
+    return {f"image/{kind}": stored}, {f"image/{kind}": {"width": width}}
+
+
+def _drawn(drawn, width):
+    """Return figures or images as pixels, and the CSS pixels across to show them at."""
+    pictures = [_pixels(one, width) for one in drawn]
+    sizes = {picture.shape for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
+    if isinstance(drawn[0], Figure):
+        return pictures, width
+    across = pictures[0].shape[1]
+    return pictures, across * max(1, width // across)
+
+
+def _pixels(drawn, width):
+    """Return a figure or an image as (height, width, 3) uint8 and close the figure.
+
+    A figure gets `SHARPNESS` times `width` pixels; an image keeps its own, which a
+    browser enlarges.
+    """
     if isinstance(drawn, Figure):
         plt.close(drawn)
-        if width is not None:
-            drawn.set_dpi(width / drawn.get_figwidth())
+        drawn.set_dpi(SHARPNESS * width / drawn.get_figwidth())
         canvas = FigureCanvasAgg(drawn)
         canvas.draw()
         return np.array(canvas.buffer_rgba())[..., :3].copy()
     image = np.asarray(drawn)
-    _check_picture(image)
+    check_picture(image)
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    image = np.round(image * 255.0).astype(np.uint8)
-    # A small image is enlarged by whole pixels; a browser would blur it.
-    factor = 1 if width is None else max(1, width // image.shape[1])
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _blend(image, colours, alpha, mask=True):
-    image = _check_plane(image, "an image")
-    _check_picture(image)
-    over = colours.shape[:2]
-    if image.shape != over:
-        raise ValueError(
-            f"expected one shape, got an image {image.shape} and {over} over it"
-        )
-    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-        raise ValueError(f"expected alpha from 0 to 1, got {alpha!r}")
-    alpha = np.where(mask, alpha, 0)[..., None]
-    blended = image[..., None] * (1 - alpha) + colours * alpha
-    return np.clip(blended, 0, 1).astype(np.float32)
-
-
-def _neighbour_pairs(cells, reach):
-    """Return the pairs of different cells that have pixels at most `reach` apart."""
-    codes = set()  # first * base + second
-    base = int(cells.max(initial=0)) + 1
-    height, width = cells.shape
-    padded = np.pad(cells, reach)
-    # Half of the disk is enough: the other half gives the same pairs.
-    for down, right in itertools.product(range(reach + 1), range(-reach, reach + 1)):
-        if down**2 + right**2 <= reach**2:
-            top, left = reach + down, reach + right
-            there = padded[top : top + height, left : left + width]
-            differ = (cells != there) & (cells > 0) & (there > 0)
-            found = cells[differ].astype(np.int64) * base + there[differ]
-            codes.update(np.unique(found).tolist())
-    return [divmod(code, base) for code in codes]
-
-
-def _rgb(colour):
-    """Return a key of COLOURS or a matplotlib colour as red, green and blue."""
-    found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
-    if not matplotlib.colors.is_color_like(found):
-        names = ", ".join(name for name in COLOURS if name != "weight")
-        raise ValueError(f"expected {names} or a matplotlib colour, got {colour!r}")
-    return matplotlib.colors.to_rgb(found)
+    return np.round(image * 255.0).astype(np.uint8)
 
 
 def _check_positive(kind=Real, **numbers):
@@ -396,30 +372,3 @@ def _check_positive(kind=Real, **numbers):
         if not isinstance(number, kind) or not 0 < number < np.inf:
             what = "a finite number" if kind is Real else "an integer"
             raise ValueError(f"expected {name} as {what} above 0, got {number!r}")
-
-
-def _check_plane(array, name):
-    array = np.asarray(array)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(
-            f"expected {name} of one slice, (height, width) and not empty, got shape "
-            f"{array.shape}"
-        )
-    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-        nan = " with NaN or infinity" if array.dtype.kind == "f" else ""
-        raise ValueError(f"expected {name} of finite numbers, got {array.dtype}{nan}")
-    return array
-
-
-def _check_picture(image):
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
-        raise ValueError(
-            "expected an image of shape (height, width) or (height, width, 3), got "
-            f"shape {image.shape}; one image goes into a list"
-        )
-    numbers = image.size > 0 and image.dtype.kind in "biuf"
-    if not numbers or not (image.min() >= 0 and image.max() <= 1):
-        found = f"{image.dtype} of shape {image.shape}"
-        if numbers:
-            found = f"{image.min()} to {image.max()}"
-        raise ValueError(f"expected values from 0 to 1, got {found}")

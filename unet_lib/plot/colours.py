@@ -1,0 +1,256 @@
+"""The book's colors, and pictures as arrays: tints, cells, overlays.
+
+The colors of roles and of curves are from Okabe and Ito's palette, those of cells from
+Paul Tol's *muted* scheme: people with any common color blindness can tell them apart.
+"""
+
+import itertools
+from collections.abc import Sequence
+from numbers import Real
+
+import matplotlib
+import numpy as np
+from scipy import ndimage
+
+__all__ = [
+    "COLOURS",
+    "PALETTE",
+    "colour_cells",
+    "colour_stack",
+    "overlay",
+    "overlay_labels",
+]
+
+COLOURS = {  # each for its role alone, on every page
+    "cell": "#56B4E9",
+    "membrane": "#E69F00",
+    "merge": "#D55E00",  # two true cells that became one
+    "split": "#0072B2",  # one true cell that became several
+    "tile": "#F0E442",
+    "held out": "#CC79A7",
+    "contracting": "#4B4299",  # the network's path down,
+    "expanding": "#009E73",  # its path up,
+    "skip": "#8C8C8C",  # and the copies from one to the other
+    "weight": "inferno",  # a colormap: dark is low, and ordered in gray too
+}
+PALETTE = (  # of curves; yellow, faint on white, comes last
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#F0E442"),
+)
+CELLS = (  # of cells
+    *("#88CCEE", "#CC6677", "#DDCC77", "#44AA99"),
+    *("#AA4499", "#999933", "#117733", "#882255"),
+)
+MEMBRANE_GREY = 0.1  # between colored cells
+NEIGHBOUR_REACH = 10  # pixels; most membranes in the labels are thinner
+
+
+def overlay(
+    image: np.ndarray, mask: np.ndarray, colour: str, alpha: float = 0.5
+) -> np.ndarray:
+    """Tint a gray image where the mask is set.
+
+    Args:
+        image: ``(height, width)``, 0 to 1.
+        mask: the same shape, nonzero is tinted.
+        colour: a key of ``COLOURS`` or any matplotlib color.
+        alpha: 0 leaves the image, 1 hides it.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1.
+    """
+    mask = check_plane(mask, "a mask")
+    colours = np.broadcast_to(rgb(colour), (*mask.shape, 3))
+    return _blend(image, colours, alpha, mask)
+
+
+def overlay_labels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    alpha: float = 0.4,
+    colours: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lay the colored cells over a gray image.
+
+    Args:
+        image: ``(height, width)``, 0 to 1.
+        labels: as for `colour_cells`.
+        alpha: 0 is the image, 1 the cells.
+        colours: the cells' picture, from `colour_cells` or `colour_stack`, where cells
+            are to have the colors that they have elsewhere; drawn here by default.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1.
+    """
+    return _blend(image, colour_cells(labels) if colours is None else colours, alpha)
+
+
+def colour_cells(
+    labels: np.ndarray, seed: int = 0, like: np.ndarray | None = None
+) -> np.ndarray:
+    """Give each cell a color that differs from its neighbors', and membrane none.
+
+    Cells with pixels at most ``NEIGHBOUR_REACH``, ten, apart are neighbors.
+
+    Args:
+        labels: ``(height, width)``; either 1 = cell and 0 = membrane, whose 4-connected
+            parts are the cells, or integers that number the cells, one above 1.
+        seed: draws among the colors left to a cell.
+        like: the picture that this function made of the next slice, or of another
+            segmentation of the same one. A cell keeps the color that most of it has
+            there, unless a neighbor with a larger claim has taken it.
+
+    Returns:
+        ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
+    """
+    cells, count = _numbered(labels)
+    neighbours = [set() for _ in range(count + 1)]
+    for first, second in _neighbour_pairs(cells, NEIGHBOUR_REACH):
+        neighbours[first].add(second)
+        neighbours[second].add(first)
+    random = np.random.default_rng(seed)
+    chosen: dict[int, int] = {}
+    for cell, colour in [] if like is None else _claims(cells, count, like):
+        if all(chosen.get(other) != colour for other in neighbours[cell]):
+            chosen.setdefault(cell, colour)
+    # The cell with most neighbors first: it has the fewest colors to choose from.
+    for cell in sorted(range(1, count + 1), key=lambda cell: -len(neighbours[cell])):
+        if cell not in chosen:
+            taken = {chosen[other] for other in neighbours[cell] if other in chosen}
+            free = set(range(len(CELLS))) - taken or {max(taken, default=0) + 1}
+            chosen[cell] = int(random.choice(sorted(free)))
+    table = np.full((count + 1, 3), MEMBRANE_GREY, dtype=np.float32)
+    shades = _shades(max(chosen.values(), default=0) + 1)
+    for cell, colour in chosen.items():
+        table[cell] = shades[colour]
+    return table[cells]
+
+
+def colour_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """Color the cells of consecutive slices; a cell keeps its color while it lasts.
+
+    Args:
+        stack: slices of labels as for `colour_cells`, ``(slices, height, width)``.
+        seed: as for `colour_cells`.
+
+    Returns:
+        ``(slices, height, width, 3)`` float32, 0 to 1.
+    """
+    pictures: list[np.ndarray] = []
+    for labels in stack:
+        like = pictures[-1] if pictures else None
+        pictures.append(colour_cells(labels, seed, like))
+    return np.stack(pictures)
+
+
+def rgb(colour):
+    """Return a key of COLOURS or a matplotlib color as red, green and blue."""
+    found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
+    if not matplotlib.colors.is_color_like(found):
+        names = ", ".join(name for name in COLOURS if name != "weight")
+        raise ValueError(f"expected {names} or a matplotlib color, got {colour!r}")
+    return matplotlib.colors.to_rgb(found)
+
+
+def check_plane(array, name):
+    array = np.asarray(array)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(
+            f"expected {name} of one slice, (height, width) and not empty, got shape "
+            f"{array.shape}"
+        )
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        nan = " with NaN or infinity" if array.dtype.kind == "f" else ""
+        raise ValueError(f"expected {name} of finite numbers, got {array.dtype}{nan}")
+    return array
+
+
+def check_picture(image):
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
+        raise ValueError(
+            "expected an image of shape (height, width) or (height, width, 3), got "
+            f"shape {image.shape}; one image goes into a list"
+        )
+    numbers = image.size > 0 and image.dtype.kind in "biuf"
+    if not numbers or not (image.min() >= 0 and image.max() <= 1):
+        found = f"{image.dtype} of shape {image.shape}"
+        if numbers:
+            found = f"{image.min()} to {image.max()}"
+        raise ValueError(f"expected values from 0 to 1, got {found}")
+
+
+def _numbered(labels):
+    """Return the cells numbered from 1, 0 for membrane, and how many there are."""
+    labels = check_plane(labels, "labels")
+    if labels.dtype.kind not in "bui" or labels.min() < 0:
+        raise ValueError(
+            "expected labels as integers of 0 and above, got "
+            f"{labels.dtype} from {labels.min()}"
+        )
+    if labels.max() <= 1:
+        return ndimage.label(labels)  # 4-connected by default
+    names, cells = np.unique(labels, return_inverse=True)
+    cells = cells.reshape(labels.shape) + (names[0] != 0)
+    return cells, int(cells.max())
+
+
+def _shades(count):
+    """Return so many colors for cells: past the palette's end it repeats, darker."""
+    palette = np.array([matplotlib.colors.to_rgb(name) for name in CELLS])
+    rounds, place = np.divmod(np.arange(count), len(palette))
+    return (palette[place] * 0.75 ** rounds[:, None]).astype(np.float32)
+
+
+def _claims(cells, count, like):
+    """Yield (cell, color) by falling overlap with the colors of another picture."""
+    like = np.asarray(like)
+    if like.shape != (*cells.shape, 3):
+        raise ValueError(
+            "expected like as a picture of colored cells of the labels' size, "
+            f"{(*cells.shape, 3)}, got shape {like.shape}"
+        )
+    shades = _shades(4 * len(CELLS))
+    found, inverse = np.unique(like.reshape(-1, 3), axis=0, return_inverse=True)
+    distances = np.abs(found[:, None] - shades).max(axis=2)
+    which = np.where(distances.min(axis=1) < 1e-3, distances.argmin(axis=1), -1)
+    there = which[inverse.ravel()].reshape(cells.shape)
+    both = (cells > 0) & (there >= 0)
+    pixels = np.zeros((count + 1, len(shades)), dtype=int)
+    np.add.at(pixels, (cells[both], there[both]), 1)
+    colours = pixels.argmax(axis=1)
+    overlap = pixels.max(axis=1)
+    for cell in np.argsort(-overlap, kind="stable"):
+        if overlap[cell]:
+            yield int(cell), int(colours[cell])
+
+
+def _neighbour_pairs(cells, reach):
+    """Return the pairs of different cells that have pixels at most `reach` apart."""
+    codes = set()  # first * base + second
+    base = int(cells.max(initial=0)) + 1
+    height, width = cells.shape
+    padded = np.pad(cells, reach)
+    # Half of the disk is enough: the other half gives the same pairs.
+    for down, right in itertools.product(range(reach + 1), range(-reach, reach + 1)):
+        if down**2 + right**2 <= reach**2:
+            top, left = reach + down, reach + right
+            there = padded[top : top + height, left : left + width]
+            differ = (cells != there) & (cells > 0) & (there > 0)
+            found = cells[differ].astype(np.int64) * base + there[differ]
+            codes.update(np.unique(found).tolist())
+    return [divmod(code, base) for code in codes]
+
+
+def _blend(image, colours, alpha, mask=True):
+    image = check_plane(image, "an image")
+    check_picture(image)
+    over = np.shape(colours)[:2]
+    if image.shape != over:
+        raise ValueError(
+            f"expected one shape, got an image {image.shape} and {over} over it"
+        )
+    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+        raise ValueError(f"expected alpha from 0 to 1, got {alpha!r}")
+    alpha = np.where(mask, alpha, 0)[..., None]
+    blended = image[..., None] * (1 - alpha) + colours * alpha
+    return np.clip(blended, 0, 1).astype(np.float32)
