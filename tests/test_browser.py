@@ -344,7 +344,7 @@ def test_buttons_text_and_divider(browser):
     pictures = [plot._pixels(grey(value), 64) for value in (0.2, 0.8)]
     page = browser.new_page()
     page.set_content(
-        moving + sliders.divider(pictures, ("before", "after"), "A square", 64)
+        moving + sliders.divider(pictures, ("before", "after"), "A square", 400)
     )
     box = page.locator("[data-explore]")
     assert box.locator("b").inner_text() == "note 0"
