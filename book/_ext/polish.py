@@ -58,12 +58,12 @@ def describe(
     if base and not base.endswith("/"):
         base += "/"
     description = shorten(first, 200, placeholder=" …")
-    title = f"{context['title']} · {app.config.project}"
+    title = f"{context['title']} · {app.config.html_title}"
     named = {"description": description, "twitter:card": "summary_large_image"}
     properties = {
         "og:type": "article",
-        "og:site_name": app.config.project,
-        "og:title": app.config.project if pagename == "index" else title,
+        "og:site_name": app.config.html_title,
+        "og:title": app.config.html_title if pagename == "index" else title,
         "og:description": description,
         "og:image": f"{base}_static/preview.png",
         "og:image:alt": "A micrograph of nerve tissue and the cells found in it",
@@ -86,7 +86,7 @@ def sign(app: Sphinx, config: object) -> None:
             for file, name in names
         ]
     license = "Text and code: MIT license" if not links else " · ".join(links)
-    config.html_theme_options["logo"] = {"text": config.project}
+    config.html_theme_options["logo"] = {"text": config.html_title}
     config.html_theme_options["extra_footer"] = f"<p>{license}</p>"
 
 
