@@ -93,7 +93,24 @@ def read_page(name: str) -> nbformat.NotebookNode:
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
+    fold_solutions(notebook)
     return notebook
+
+
+def fold_solutions(notebook: nbformat.NotebookNode) -> None:
+    """Collapse in the notebook what the page folds: the cells of each solution.
+
+    A solution that begins a cell is meant; `+++` before it begins one.
+    """
+    inside = False
+    for cell in notebook.cells:
+        inside = inside or cell.source.startswith(":::{solution-start}")
+        if inside:
+            hidden = {"source_hidden": True}
+            if cell.cell_type == "code":
+                hidden["outputs_hidden"] = True
+            cell.metadata["jupyter"] = hidden
+            inside = ":::{solution-end}" not in cell.source
 
 
 def name_cells(notebook: nbformat.NotebookNode) -> None:

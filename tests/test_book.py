@@ -272,7 +272,8 @@ def test_outputs_are_taken_for_the_code_that_made_them(
 
 def add_settings(folder, address=""):
     """Give a small book the extensions, sources and settings of this one."""
-    shutil.copytree(record.BOOK / "_ext", folder / "book" / "_ext")
+    for part in ("_ext", "_static"):
+        shutil.copytree(record.BOOK / part, folder / "book" / part)
     shutil.copytree(record.BOOK.parent / "unet_lib", folder / "unet_lib")
     shutil.copy(record.BOOK / "references.bib", folder / "book")
     settings, changed = re.subn(

@@ -1,7 +1,10 @@
 """The last touches to a page's HTML, where Sphinx leaves something to wish for."""
 
 import re
+from html import escape
+from textwrap import shorten
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 # An inline formula and the punctuation that touches it.
@@ -37,6 +40,58 @@ def touch_up(
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
+def describe(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object
+) -> None:
+    """Say what a page is about, with a picture, for search engines and for links."""
+    if doctree is None:
+        return
+    first = next(
+        (
+            one.astext()
+            for one in doctree.findall(nodes.paragraph)
+            if isinstance(one.parent, nodes.section) and len(one.astext()) > 60
+        ),
+        app.config.html_title,
+    )
+    base = app.config.html_baseurl or ""
+    if base and not base.endswith("/"):
+        base += "/"
+    description = shorten(first, 200, placeholder=" …")
+    title = f"{context['title']} · {app.config.html_title}"
+    named = {"description": description, "twitter:card": "summary_large_image"}
+    properties = {
+        "og:type": "article",
+        "og:site_name": app.config.html_title,
+        "og:title": app.config.html_title if pagename == "index" else title,
+        "og:description": description,
+        "og:image": f"{base}_static/preview.png",
+        "og:image:alt": "A micrograph of nerve tissue and the cells found in it",
+    }
+    for kind, values in (("name", named), ("property", properties)):
+        for key, value in values.items():
+            context["metatags"] += f'\n<meta {kind}="{key}" content="{escape(value)}">'
+
+
+def sign(app: Sphinx, config: object) -> None:
+    """Put the title beside the logo, and the repository's address into the footer."""
+    address = config.html_theme_options.get("repository_url", "")
+    names = ("LICENSE", "MIT license"), ("CITATION.cff", "How to cite")
+    links = []
+    if address:
+        branch = config.html_theme_options.get("repository_branch", "main")
+        links = [f'<a href="{escape(address)}">Repository</a>']
+        links += [
+            f'<a href="{escape(address)}/blob/{branch}/{file}">{name}</a>'
+            for file, name in names
+        ]
+    license = "Text and code: MIT license" if not links else " · ".join(links)
+    config.html_theme_options["logo"] = {"text": config.html_title}
+    config.html_theme_options["extra_footer"] = f"<p>{license}</p>"
+
+
 def setup(app: Sphinx) -> dict:
+    app.connect("config-inited", sign)
+    app.connect("html-page-context", describe)
     app.connect("html-page-context", touch_up)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -97,7 +97,7 @@ def load_isbi2012(folder=None):
 def load_or_stand_in():
     """Load the real stacks where they are to be had, else the stand-in.
 
-    Prints one line that says which. Where ``UNET_BOOK_DATA`` is the word
+    Prints one line where it is the stand-in. Where ``UNET_BOOK_DATA`` is the word
     ``synthetic``, nothing else is tried.
 
     Returns:
@@ -121,8 +121,6 @@ def load_or_stand_in():
             f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ "
             "from the book's."
         )
-    else:
-        print("Data: the ISBI 2012 stacks, every pixel checked.")
     return stacks
 
 
