@@ -129,7 +129,7 @@ def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[scales.tiny]", "[scales.tiny", r"table\.toml: .*line 2"),
+        ("[scales.tiny]", "[scales.tiny", r"table\.toml is not valid TOML: .*line 2"),
         (TABLE, "", r"table\.toml has no 'runs': expected \[scales"),
         (TABLE, "runs = 3", r"table\.toml is wrong .*int.*: expected \[scales"),
         (TABLE, "[runs]\nscale = 'tiny'", r"table\.toml, run 1 is wrong"),
@@ -172,7 +172,7 @@ def test_a_table_of_other_letters_or_none(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_table(path)
     path.write_bytes(b"[scales.gr\xf6\xdfe]")
-    with pytest.raises(ValueError, match=r"table\.toml: .*utf-8"):
+    with pytest.raises(ValueError, match=r"table\.toml is not valid TOML: .*utf-8"):
         read_table(path)
 
 

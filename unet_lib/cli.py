@@ -1,260 +1,398 @@
 """The commands: the library's functions from the command line.
 
-A command is a pair: `add_<name>` describes its arguments, `run_<name>` does it and
-returns the exit code. What a command needs is imported when it runs, so that
-`--help` comes at once. Those that train are in `cli_train`.
+Each command is a function. tyro takes its options from the signature and their help
+from the docstring, whose text is printed below them. What a command needs is imported
+when it runs, so that `--help` comes at once.
 """
 
-import argparse
+import dataclasses
+import functools
+import inspect
+import io
+import json
+import os
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unet_lib.cli_train import add_experiments, add_train
+try:
+    import tyro
+    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+    from unet_lib._files import check_folder, check_output, read_json, write_text
+    from unet_lib._messages import PIXEL_ERROR, explain, print_scores, print_stacks
+    from unet_lib.config import TrainConfig
+except KeyboardInterrupt:
+    sys.exit(130)
+except ImportError as error:
+    MISSING = f"The command line needs {error.name}: run `pip install {error.name}`."
+    if __name__ == "__main__":
+        sys.exit(f"unet-lib: {MISSING}")
+    raise ImportError(MISSING) from None
 
-def main(argv=None):
-    """Run one command; return 0 (done), 1 (could not be done) or 2 (wrong usage)."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="unet-lib",
-        description="U-Net on the ISBI 2012 electron-microscopy stacks.",
-        epilog="`unet-lib COMMAND --help` explains a command, with an example.",
-    )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    add_data(subparsers)
-    add_train(subparsers, with_fields=argv[:1] == ["train"])
-    add_experiments(subparsers)
-    add_predict(subparsers)
-    add_evaluate(subparsers)
-    try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has printed the help or what is wrong
-        return stop.code
-    try:
-        return arguments.run(arguments)
-    except (
-        ValueError,
-        OSError,
-        FloatingPointError,
-        ImportError,
-        MemoryError,
-    ) as problem:
-        print(f"unet-lib: {problem}", file=sys.stderr)
-        return 1
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["main"]
+
+HELP = {"-h", "--help"}
+PAPER = TrainConfig()
+SOURCE = tyro.conf.create_mutex_group(required=False)
 
 
-def add_data(subparsers):
-    """Describe `unet-lib data`."""
-    parser = subparsers.add_parser(
-        "data",
-        help="get and check the stacks; write them as one image a slice",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Get the ISBI 2012 stacks, check every pixel, and print what they hold.\n"
-            "\n"
-            "They are looked for in --folder, in the folder that the environment\n"
-            "variable UNET_BOOK_DATA names, and in the user's cache; else the\n"
-            "organisers' zip is downloaded into the cache. The folder holds\n"
-            "train-volume.tif, train-labels.tif, test-volume.tif and, if you have\n"
-            "them, test-labels.tif."
-        ),
-        epilog=(
-            "example: check the stacks and write each slice as a PNG for another tool\n"
-            "  unet-lib data --export slices\n"
-            "which gives slices/train/images/00.png, slices/train/labels/00.png\n"
-            "(255 = cell, 0 = membrane), slices/test/images/00.png, and so on.\n"
-            "\n"
-            "example: the same without the stacks and off line\n"
-            "  unet-lib data --synthetic --export slices"
-        ),
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--folder", help="the folder that holds the stacks")
-    source.add_argument(
-        "--synthetic",
-        action="store_true",
-        help="draw the synthetic stand-in instead: same shapes, other pictures",
-    )
-    parser.add_argument(
-        "--export",
-        metavar="OUT",
-        help="write one PNG a slice into the new or empty folder OUT",
-    )
-    parser.set_defaults(run=run_data)
+def run_data(
+    *,
+    folder: Annotated[Path | None, SOURCE] = None,
+    synthetic: Annotated[FlagCreatePairsOff[bool], SOURCE] = False,
+    export: Path | None = None,
+) -> None:
+    """Get and check the stacks; write them as one image per slice.
 
+    Every pixel of the ISBI 2012 stacks is checked. They are looked for in --folder, in
+    the folder that the environment variable UNET_BOOK_DATA names, and in the user's
+    cache; otherwise they are downloaded into the cache. The folder holds
+    train-volume.tif, train-labels.tif, test-volume.tif and perhaps test-labels.tif.
 
-def run_data(arguments):
-    """Get and check the stacks, print a table of them, export them if asked."""
+    Example: write each slice as a PNG for another tool, offline with --synthetic.
+
+      unet-lib data --export slices
+
+    This gives slices/train/images/00.png, slices/train/labels/00.png (255 = cell,
+    0 = membrane), slices/test/images/00.png, and so on.
+
+    Args:
+        folder: the folder that holds the stacks.
+        synthetic: use the synthetic stand-in: the same shapes, other pictures.
+        export: write one PNG per slice into this new or empty folder.
+    """
     from unet_lib import data
 
-    if arguments.synthetic:
+    if export:
+        check_folder(export)
+        if export.exists() and any(export.iterdir()):
+            raise FileExistsError(
+                f"{export} is not an empty folder: name a new one, or empty it."
+            )
+    if synthetic:
         stacks = data.synthetic_stacks()
         print("The synthetic stand-in, not the ISBI 2012 stacks.")
     else:
-        stacks = data.load_isbi2012(arguments.folder)
+        stacks = data.load_isbi2012(folder)
         print("ISBI 2012, every pixel as published.")
-    print(f"{'stack':<13}{'shape':<17}{'mean':>7}{'std':>7}{'membrane':>10}")
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        stack = getattr(stacks, name)
-        label = name.replace("_", " ")
-        if stack is None:
-            print(f"{label:<13}absent")
-            continue
-        shape = " × ".join(str(length) for length in stack.shape)
-        if name.endswith("labels"):
-            print(f"{label:<13}{shape:<17}{'':>14}{(stack == 0).mean():>10.2%}")
-        else:
-            print(f"{label:<13}{shape:<17}{stack.mean():>7.3f}{stack.std():>7.3f}")
-    if arguments.export:
-        data.export_slices(stacks, arguments.export)
-        print(f"One PNG a slice written to {arguments.export}.")
-    return 0
+    print_stacks(stacks)
+    if export:
+        data.export_slices(stacks, export)
+        print(f"One PNG per slice written to {export}.")
 
 
-def add_predict(subparsers):
-    """Describe `unet-lib predict`."""
-    parser = subparsers.add_parser(
-        "predict",
-        help="segment a TIFF stack with a trained network",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Write the probability of cell for each pixel of a grey TIFF image or\n"
-            "stack, of any size, as a float32 TIFF that Fiji opens. Integer images\n"
-            "are scaled by their type's largest value, floating-point ones must be\n"
-            "from 0 to 1. A network of several channels takes (channels, height,\n"
-            "width) or (slices, channels, height, width); one of more than two\n"
-            "classes writes the probabilities of all of them."
-        ),
-        epilog=(
-            "example:\n"
-            "  unet-lib predict results/recorded-run/network.safetensors \\\n"
-            "      test-volume.tif probabilities.tif"
-        ),
-    )
-    parser.add_argument("network", help="a .safetensors file of a training run")
-    parser.add_argument("images", help="a grey TIFF, one image or a stack")
-    parser.add_argument("output", help="the TIFF to write")
-    parser.add_argument(
-        "--versions",
-        type=int,
-        choices=(1, 7, 8),
-        default=1,
-        help="average over the paper's 7 rotated versions, or over the 8 quarter turns "
-        "and mirrorings; 7 or 8 times slower (default: 1, one pass)",
-    )
-    parser.set_defaults(run=run_predict)
+def run_train(
+    folder: Positional[Path],
+    *,
+    config: Path | None = None,
+    fold: Literal[0, 1, 2, 3, 4, 5] = 0,
+    data: Path | None = None,
+    watch: tyro.conf.UseAppendAction[tuple[Literal["tensorboard", "wandb"], ...]] = (),
+    run: OmitArgPrefixes[TrainConfig] = PAPER,
+) -> None:
+    """Train a network on the training stack; a stopped run resumes.
+
+    The run is recorded in FOLDER: config.json, history.csv, pictures, metrics.json and
+    network.safetensors. Given again, the same command resumes from the last checkpoint.
+    With no options the run is the paper's, which needs a GPU. Settings can also come
+    from a JSON file, such as the config.json of another run; options override it.
+
+    Example: train the book's own network again, in an hour or two on two cores.
+
+      unet-lib train runs/again --config results/recorded-run/config.json
+
+    The paper's network with slices 24 to 29 held out, faster on a recent GPU:
+
+      unet-lib train runs/paper --fold 5 --precision bfloat16 --compile
+
+    On four GPUs, which share the tiles of each step:
+
+      torchrun --nproc-per-node 4 -m unet_lib.cli train FOLDER --batch 4
+
+    Args:
+        folder: of the run: a new one, or its own.
+        config: JSON file with fields of TrainConfig.
+        fold: hold out this one of five blocks of slices; 0 leaves that to --held-out.
+        data: the folder that holds the stacks.
+        watch: also send numbers and pictures there.
+        run: fields of unet_lib.train.TrainConfig.
+    """
+    from unet_lib import data as stacks_in
+    from unet_lib.train import fit
+
+    if fold:
+        if run.held_out != _configuration(config).held_out:
+            raise ValueError("--fold and --held-out both name slices: give only one.")
+        _, held_out = stacks_in.folds()[fold - 1]
+        run = dataclasses.replace(run, held_out=held_out)
+    check_folder(folder)
+    stacks = stacks_in.load_isbi2012(data)
+    images, labels = stacks.train_images, stacks.train_labels
+    metrics = fit(run, images, labels, folder, watchers=watch).metrics
+    if int(os.environ.get("RANK", 0)) > 0:
+        return  # of several processes, the first one reports
+    if "pixel_error" in metrics:
+        slices = ", ".join(map(str, metrics["held_out"]))
+        print(f"Slices {slices}: {PIXEL_ERROR} {metrics['pixel_error']:.4f}")
+    print(f"Recorded in {folder}.")
 
 
-def run_predict(arguments):
-    """Predict a TIFF stack, and write the result whole or not at all."""
-    import numpy as np
+def _configuration(config: Path | None = None) -> TrainConfig:
+    """What the options of `train` start from: the paper's values, or a file's."""
+    if config is None:
+        return PAPER
+    fields = read_json(config)
+    try:
+        return TrainConfig.from_dict(fields)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
 
-    from unet_lib.data.tiff import read_tiff, write_tiff
+
+def run_experiments(
+    table: Positional[Path],
+    *,
+    list: FlagCreatePairsOff[bool] = False,
+    only: str = "*",
+    work: Path = Path("runs"),
+    data: Path | None = None,
+) -> None:
+    """Make and record the runs of a table, or list them.
+
+    The runs of TABLE that are not recorded yet are trained, scored and recorded one
+    after the other; a run that was stopped resumes. A record is a folder
+    SCALE/VARIANT/FOLD-SEED beside the table. Networks and checkpoints stay in --work.
+    Start the command twice, and the two processes share the runs. A run of fold 0
+    trains on all slices and predicts the test stack, as the challenge asked:
+    test-probabilities.tif in its folder of --work.
+
+    Example: list what is recorded and what is missing.
+
+      unet-lib experiments results/experiments.toml --list
+
+    The paper's recipe at a quarter of its width:
+
+      unet-lib experiments results/experiments.toml --only 'quarter-sgd-30000/paper/*'
+
+    Args:
+        table: TOML file, such as the book's.
+        list: train nothing, list the runs.
+        only: pattern of the names of runs, such as 'quarter-adam-2500/*'.
+        work: the folder of networks and checkpoints.
+        data: the folder that holds the stacks.
+    """
+    from unet_lib import data as stacks_in
+    from unet_lib.results.table import read_table, run_table, state
+
+    experiments = read_table(table, only)
+    results = table.parent
+    if list:
+        for one in experiments:
+            print(f"{one.name:<32}{state(one, work, results)}")
+        return
+    check_folder(work)
+    check_folder(results)
+    made = run_table(experiments, stacks_in.load_isbi2012(data), work, results)
+    print(f"{len(made)} run(s) made and recorded in {results}.")
+
+
+def run_predict(
+    network: Positional[Path],
+    images: Positional[Path],
+    output: Positional[Path],
+    *,
+    versions: Literal[1, 7, 8] = 1,
+    device: str | None = None,
+    tile: int | None = None,
+    max_pixels: int = 1024 * 1024,
+    overwrite: FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Segment a TIFF image or stack with a trained network.
+
+    The probability of cell is written for each pixel of a grey image or stack of any
+    size, as a float32 TIFF that Fiji opens. Integer images are scaled by the largest
+    value of their type; floating-point images must lie between 0 and 1. A network with
+    several channels takes (channels, height, width) or (slices, channels, height,
+    width); one with more than two classes writes the probabilities of all of them.
+
+    Example:
+
+      unet-lib predict results/recorded-run/network.safetensors \\
+          test-volume.tif probabilities.tif
+
+    --versions is test-time augmentation: the average over the paper's 7 rotations, or
+    over the 8 quarter turns and mirror images, takes 7 or 8 times as long.
+
+    Args:
+        network: a .safetensors file of a training run.
+        images: a grey TIFF, one image or a stack.
+        output: the TIFF to write.
+        versions: average over so many rotated versions of each slice.
+        device: "cpu", "cuda" or "mps"; None takes the fastest one available.
+        tile: pixels per side of a tile, 572 in the paper; None computes the fewest.
+        max_pixels: the most pixels of a tile, which bounds the memory needed.
+        overwrite: replace OUTPUT if it exists.
+    """
+    from unet_lib.data.tiff import write_tiff
     from unet_lib.networks import load_network
     from unet_lib.predict import predict
-    from unet_lib.train.processes import best_device
+    from unet_lib.train.processes import join
 
-    images = read_tiff(arguments.images)
-    if np.issubdtype(images.dtype, np.unsignedinteger):
-        images = images / np.float32(np.iinfo(images.dtype).max)
-    elif images.min(initial=0) < 0 or images.max(initial=0) > 1:
-        raise ValueError(
-            f"{arguments.images} holds {images.dtype} values from {images.min()} to "
-            f"{images.max()}: expected unsigned integers, or floats from 0 to 1."
-        )
-    network = load_network(arguments.network, best_device())
-    probabilities = predict(network, images, versions=arguments.versions, progress=True)
-    classes = "C" if network.arguments["num_classes"] > 2 else ""
+    check_output(output, (".tif", ".tiff"), [network, images], overwrite)
+    model = load_network(network, join(device, batch=1).device)
+    pixels = _read_images(images)
+    probabilities = predict(model, pixels, tile, max_pixels, versions, progress=True)
+    classes = "C" if model.arguments["num_classes"] > 2 else ""
     slices = "Z" * (probabilities.ndim - 2 - len(classes))
-    write_tiff(arguments.output, probabilities, slices + classes + "YX")
-    print(f"Probabilities of cell written to {arguments.output}.")
-    return 0
+    write_tiff(output, probabilities, slices + classes + "YX")
+    print(f"Probabilities of cell written to {output}.")
 
 
-def add_evaluate(subparsers):
-    """Describe `unet-lib evaluate`."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="the challenge's five figures of a probability map",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Compare probabilities of cell with labels by the ISBI 2012 challenge's\n"
-            "figures, as its own software computes them: pixel error, Rand error and\n"
-            "warping error (0 is best), V-Rand and V-Info (1 is best), each at its\n"
-            "best threshold; say where a figure misleads; write all of it, with the\n"
-            "values at every threshold and of every slice, as JSON.\n"
-            "\n"
-            "LABELS holds 0 = membrane and 1 or 255 = cell, PROBABILITIES holds\n"
-            "floating-point values from 0 to 1; both one image or a stack."
-        ),
-        epilog=(
-            "example: how well a network segments the stack that it was trained on\n"
-            "  unet-lib predict results/recorded-run/network.safetensors \\\n"
-            "      train-volume.tif probabilities.tif\n"
-            "  unet-lib evaluate train-labels.tif probabilities.tif\n"
-            "which also writes probabilities.evaluation.json."
-        ),
-    )
-    parser.add_argument("labels", metavar="LABELS", help="a TIFF of 0 and 1 or 255")
-    parser.add_argument(
-        "probabilities", metavar="PROBABILITIES", help="a TIFF, as predict writes it"
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help="the JSON file to write (default: PROBABILITIES with .evaluation.json)",
-    )
-    parser.set_defaults(run=run_evaluate)
+def run_evaluate(
+    labels: Positional[Path],
+    probabilities: Positional[Path],
+    *,
+    output: Path | None = None,
+    overwrite: FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Score a probability map by the challenge's five metrics.
 
+    Probabilities of cell are compared with labels as the ISBI 2012 challenge's own
+    software does: pixel error, Rand error and warping error (0 is best), V-Rand and
+    V-Info (1 is best), each at its best threshold. The pixel error is 1 - Dice of the
+    cell class, not the fraction of wrong pixels. A warning says where a metric
+    misleads. All of it, with every threshold and every slice, is written as JSON.
 
-def run_evaluate(arguments):
-    """Print the figures, their warnings and each slice's share; write the JSON."""
-    import json
-    from pathlib import Path
+    Example: score a network on the stack that it was trained on.
 
-    import numpy as np
+      unet-lib predict results/recorded-run/network.safetensors \\
+          train-volume.tif probabilities.tif
+      unet-lib evaluate train-labels.tif probabilities.tif
 
-    from unet_lib._files import write_text
+    Args:
+        labels: a TIFF, one image or a stack: 0 = membrane, 1 or 255 = cell.
+        probabilities: a TIFF of the same shape, floats from 0 to 1, as from predict.
+        output: the JSON file; None is PROBABILITIES, ending in .evaluation.json.
+        overwrite: replace that file if it exists.
+    """
     from unet_lib.data.tiff import read_tiff
     from unet_lib.metrics import evaluate
 
-    labels = read_tiff(arguments.labels)
-    cell = labels > 0
-    if not (labels[cell] == 1).all() and not (labels[cell] == 255).all():
-        raise ValueError(
-            f"{arguments.labels} holds values from {labels.min()} to {labels.max()}: "
-            "expected labels of 0 (membrane) and 1 or 255 (cell)."
-        )
-    scores = evaluate(cell, read_tiff(arguments.probabilities), progress=True)
-    print(f"{'figure':<15}{'value':>9}{'threshold':>12}")
-    for name, curve in scores.curves.items():
-        print(f"{_titled(name):<15}{curve.value:>z9.6f}{curve.threshold:>12.1f}")
-    for sentence in scores.warnings:
-        print(f"\nwarning: {sentence}")
-    print("\neach slice at these thresholds")
-    print("slice" + "".join(f"{_titled(name):>15}" for name in scores.curves))
-    columns = [
-        curve.per_slice[:, np.argmin(abs(curve.thresholds - curve.threshold))]
-        for curve in scores.curves.values()
-    ]
-    for number, values in enumerate(zip(*columns, strict=True)):
-        print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
-    probabilities = Path(arguments.probabilities)
-    output = Path(arguments.output or probabilities.with_suffix(".evaluation.json"))
-    record = {
-        "labels": Path(arguments.labels).name,
-        "probabilities": probabilities.name,
-        "shape": list(cell.shape),
-        **scores.to_dict(),
-    }
+    output = output or probabilities.with_suffix(".evaluation.json")
+    check_output(output, (".json",), [labels, probabilities], overwrite)
+    cell = _read_labels(labels)
+    scores = evaluate(cell, read_tiff(probabilities), progress=True)
+    print_scores(scores)
+    record = {"labels": labels.name, "probabilities": probabilities.name}
+    record |= {"shape": cell.shape} | scores.to_dict()
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(f"\nWritten to {output}.")
+
+
+def _read_images(path: Path) -> "np.ndarray[Any, Any]":
+    """Images for a network: floats from 0 to 1."""
+    import numpy as np
+
+    from unet_lib.data.tiff import read_tiff
+
+    images = read_tiff(path)
+    if np.issubdtype(images.dtype, np.unsignedinteger):
+        return images / np.float32(np.iinfo(images.dtype).max)
+    if images.min(initial=0) < 0 or images.max(initial=0) > 1:
+        raise ValueError(
+            f"{path} holds {images.dtype} values from {images.min()} to "
+            f"{images.max()}: expected unsigned integers, or floats from 0 to 1."
+        )
+    return images
+
+
+def _read_labels(path: Path) -> "np.ndarray[Any, Any]":
+    """Labels: 0 and 255 become 0 and 1; `evaluate` judges anything else."""
+    import numpy as np
+
+    from unet_lib.data.tiff import read_tiff
+
+    labels = read_tiff(path)
+    return labels > 0 if np.isin(labels, (0, 255)).all() else labels
+
+
+RUNS = (run_data, run_train, run_predict, run_evaluate, run_experiments)
+COMMANDS: dict[str, Callable[..., None]] = {
+    run.__name__.removeprefix("run_"): run for run in RUNS
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 (done), 1 (could not be done), 2 (wrong usage), 130 (stopped by Ctrl-C) or
+        141 (nobody reads the output any more).
+    """
+    arguments = [*map(_expanded, sys.argv[1:] if argv is None else argv)]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal knows ×
+    try:
+        code = _run(arguments)
+        print(end="", flush=True)
+    except (Exception, KeyboardInterrupt) as problem:
+        said, code = explain(problem, arguments)
+        if said:
+            print(f"unet-lib: {said}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    name, *options = arguments or [""]
+    if name not in COMMANDS:
+        asked = name in HELP
+        print(_overview(), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    command, prog = COMMANDS[name], f"unet-lib {name}"
+    summary, _, details = _text(command).partition("\n\n")
+    markers = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
+    try:
+        if name == "train":  # the file of --config gives what the options start from
+            start, _ = tyro.cli(
+                _configuration,
+                prog=prog,
+                args=options,
+                return_unknown_args=True,
+                add_help=False,
+            )
+            command = functools.partial(command, run=start)
+        tyro.cli(command, prog=prog, description=summary, args=options, config=markers)
+    except SystemExit as stop:  # tyro has printed the help, or what is wrong
+        if HELP & {*options}:
+            print(f"\n{details}")
+        return int(stop.code or 0)
     return 0
 
 
-def _titled(name):
-    """A figure's name as it is written: Rand error, V-Info."""
-    written = {"v_rand": "V-Rand", "v_info": "V-Info", "rand_error": "Rand error"}
-    return written.get(name, name.replace("_", " "))
+def _overview() -> str:
+    rows = [f"  {name:<13}{_text(COMMANDS[name]).splitlines()[0]}" for name in COMMANDS]
+    head = "usage: unet-lib COMMAND ...", "U-Net on the ISBI 2012 stacks, step by step."
+    tail = (
+        "`unet-lib COMMAND --help` explains a command. Example:",
+        "  unet-lib data --help",
+    )
+    return "\n\n".join([*head, "\n".join(rows), *tail])
+
+
+def _text(command: Callable[..., None]) -> str:
+    """What a command's docstring says before its arguments."""
+    return inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
+
+
+def _expanded(argument: str) -> str:
+    """An argument with its ~, which the shell leaves in `--data=~/stacks`."""
+    option, equals, value = argument.rpartition("=")
+    return option + equals + os.path.expanduser(value)
 
 
 if __name__ == "__main__":

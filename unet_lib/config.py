@@ -4,44 +4,35 @@ Used in :doc:`training`, as `unet_lib.train.TrainConfig`.
 """
 
 import dataclasses
+import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from reprlib import repr as short
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
-RANGES = (  # of the fields of a configuration: kind, least, and what it is below
-    (("base_channels", "depth", "tile"), Integral, 1, np.inf),
-    (("batch", "steps", "save_every"), Integral, 1, np.inf),
-    (("seed",), Integral, 0, 2**32),
-    (("dropout", "momentum", "average"), Real, 0, 1),
-    (("learning_rate", "w0", "sigma"), Real, 0, np.inf),
-)
-CHOICES = {
-    "padding": ("valid", "same"),
-    "batch_norm": (False, True),
-    "weighting": ("map", "none"),
-    "optimiser": ("sgd", "adam"),
-    "schedule": ("linear", "constant"),
-    "precision": ("float32", "bfloat16", "float16"),
-    "compile": (False, True),
-    "deterministic": (False, True),
-}
+__all__ = ["Augmentation", "TrainConfig"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What varies from tile to tile. The defaults are the paper's, or our reading.
+    """How the tiles vary. The defaults are the paper's, or our reading of it.
 
     Args:
-        deformation: standard deviation in pixels of the vectors on the 3x3
-            grid. Paper: 10. 0 switches the deformation off.
-        rotation: whether each tile is turned by an angle from 0 to 360 degrees.
-            The paper names rotation, not its range.
-        mirror: whether every second tile, by chance, is mirrored. Deviation: the
-            paper does not name it; it doubles what 24 slices have to say.
-        contrast: grey values v become 0.5 + c (v - 0.5), c up to this from 1. The
-            paper names grey-value variation, not its size. 0 switches it off.
-        brightness: and then plus b, up to this from 0.
+        deformation: standard deviation in pixels of the displacement vectors on the
+            3x3 grid. Paper: 10. 0 turns the deformation off.
+        rotation: rotate each tile by a random angle from 0 to 360 degrees. The paper
+            names rotation, but no range.
+        mirror: mirror each tile with probability 1/2. Deviation: the paper does not
+            mention it; it doubles what 24 slices can teach.
+        contrast: grey values v become 0.5 + c (v - 0.5), where c differs from 1 by up
+            to this much. The paper names grey-value variation, but no range. 0 turns
+            it off.
+        brightness: then a number of up to this size, positive or negative, is added. 0
+            turns it off.
     """
 
     deformation: float = 10.0
@@ -50,82 +41,77 @@ class Augmentation:
     contrast: float = 0.25
     brightness: float = 0.1
 
-    def __post_init__(self):
-        for name in ("deformation", "contrast", "brightness"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= value < np.inf:
-                raise ValueError(f"{name} must be a number from 0 on, not {value!r}.")
-        for name in ("rotation", "mirror"):
-            value = getattr(self, name)
-            if not isinstance(value, bool | np.bool_):
-                raise ValueError(f"{name} must be True or False, not {value!r}.")
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_reals(self, "deformation contrast brightness", 0)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The defaults are the paper's where it states them.
+    """One training run. The defaults are the paper's where it gives a value.
 
     Args:
         base_channels: channels of the network's first level. Paper: 64.
         depth: how often the contracting path halves the image. Paper: 4.
-        padding: of the network's convolutions: ``"valid"``, the paper's, or
-            ``"same"``, a deviation.
-        dropout: rate at the end of the contracting path. Paper: not stated.
-        batch_norm: normalise after each 3x3 convolution, a deviation; of several
-            processes each over its own tiles.
-        weighting: ``"map"``, the paper's weights, or ``"none"``, a deviation: each
-            pixel counts the same.
-        w0: height of the weight map's border term; 0 leaves the class balance.
+        padding: of the network's convolutions: "valid" (the paper) or "same" (a
+            deviation).
+        dropout: dropout rate at the end of the contracting path. Paper: not stated.
+        batch_norm: batch normalization after each 3x3 convolution, a deviation. With
+            several processes, each normalizes over its own tiles.
+        weighting: "map" (the paper's weight map) or "none" (a deviation: every pixel
+            counts the same).
+        w0: height of the weight map's border term; 0 leaves only the class balance.
             Paper: 10.
         sigma: width of that term in pixels. Paper: about 5.
-        augmentation: as for `augment.TileSampler`.
-        tile: input pixels of a tile's side. Paper: large tiles; its figure
-            has 572.
-        batch: tiles a step. Paper: 1.
-        optimiser: ``"sgd"`` with `momentum`, the paper's, or ``"adam"``, a
-            deviation that gets going in far fewer steps.
+        augmentation: how the tiles vary.
+        tile: input size of a tile, in pixels per side. Paper: large tiles; 572 in its
+            figure.
+        batch: tiles per step. Paper: 1.
+        optimiser: "sgd" with momentum (the paper) or "adam" (a deviation that needs
+            far fewer steps).
         momentum: of SGD. Paper: 0.99.
-        learning_rate: at the start. Not stated in the paper.
-        schedule: ``"linear"``, the rate falls to 0 over `steps`, or
-            ``"constant"``. Not stated in the paper.
-        steps: how many. The paper says 10 hours.
-        average: decay of a running average of the weights, which is what the
-            run then returns; 0, the paper, returns the last weights.
-            Deviation: evens out the noise of the last steps. It reaches back
-            over about 1 / (1 - average) steps; where that is a large part of
-            the run, it lags behind the weights.
-        precision: of the convolutions: ``"float32"``; ``"bfloat16"``, or for
-            older GPUs ``"float16"`` with a scaled loss: deviations that are faster
-            and need less memory. Weights, loss and steps stay in float32.
-        compile: let `torch.compile` fuse the network; worth its minute on a GPU.
-        deterministic: only algorithms that give the same bits each time; slower on
-            a GPU. On a CPU a run is repeatable anyway, for a number of threads.
-        seed: of the first weights, the tiles and the drop-out.
-        held_out: numbers of the slices that training never sees; they are
-            predicted after `watch_at` steps, to look at, and at the end.
+        learning_rate: at the start. Paper: not stated.
+        schedule: "linear" (the learning rate falls to 0 over the steps) or
+            "constant". Paper: not stated.
+        steps: number of training steps. Paper: 10 hours.
+        average: decay of the exponential moving average (EMA) of the weights, which
+            then become the trained network; 0 (the paper) keeps the last weights.
+            Deviation: it averages out the noise of the last steps. It reaches back
+            over about 1 / (1 - average) steps; where that is a large part of the run,
+            the average lags behind.
+        precision: of the convolutions: "float32", "bfloat16", or for older GPUs
+            "float16" with a scaled loss. The 16-bit types are deviations that are
+            faster and need less memory; weights, loss and updates stay in float32.
+        compile: let torch.compile fuse the network; on a GPU this is worth the minute
+            it takes.
+        deterministic: use only algorithms that give the same bits every time; slower
+            on a GPU. On a CPU a run is repeatable anyway, given the number of threads.
+        seed: of the initial weights, the tiles and the dropout.
+        held_out: numbers of the slices that training never sees. They are predicted
+            after each of the steps in watch_at, for you to look at, and at the end.
         watch_at: numbers of steps.
         save_every: steps between two checkpoints.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"``; None takes the fastest there.
+        device: "cpu", "cuda" or "mps"; None takes the fastest one available.
     """
 
     base_channels: int = 64
     depth: int = 4
-    padding: str = "valid"
+    padding: Literal["valid", "same"] = "valid"
     dropout: float = 0.5
     batch_norm: bool = False
-    weighting: str = "map"
+    weighting: Literal["map", "none"] = "map"
     w0: float = 10.0
     sigma: float = 5.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     tile: int = 572
     batch: int = 1
-    optimiser: str = "sgd"
+    optimiser: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.99
     learning_rate: float = 1e-4
-    schedule: str = "linear"
+    schedule: Literal["linear", "constant"] = "linear"
     steps: int = 30_000
     average: float = 0.0
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     deterministic: bool = False
     seed: int = 0
@@ -134,42 +120,25 @@ class TrainConfig:
     save_every: int = 500
     device: str | None = None
 
-    def __post_init__(self):
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, type(choices[0])) or value not in choices:
-                known = " or ".join(map(repr, choices))
-                raise ValueError(f"{name} must be {known}, not {value!r}.")
-        for names, kind, least, below in RANGES:
-            for name in names:
-                value = getattr(self, name)
-                if not isinstance(value, kind) or not least <= value < below:
-                    what = "an integer" if kind is Integral else "a number"
-                    end = "on" if below == np.inf else f"to below {below}"
-                    raise ValueError(
-                        f"{name} must be {what} from {least} {end}, not {value!r}."
-                    )
-                # Plain numbers, as config.json gives them back: `data.folds` and
-                # others give NumPy's.
-                plain = int(value) if kind is Integral else float(value)
-                object.__setattr__(self, name, plain)
-        for name in ("learning_rate", "sigma"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} must be above 0, not 0.")
-        for name in ("held_out", "watch_at"):
-            numbers = getattr(self, name)
-            numbers = tuple(numbers) if np.iterable(numbers) else (None,)
-            whole = all(isinstance(n, Integral) and n >= 0 for n in numbers)
-            twice = name == "held_out" and len(set(numbers)) < len(numbers)
-            if not whole or twice:
-                raise ValueError(
-                    f"{name} must be integers from 0 on, such as (24, 25), each once, "
-                    f"not {getattr(self, name)!r}."
-                )
-            object.__setattr__(self, name, tuple(map(int, numbers)))
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_integers(self, "base_channels depth tile batch steps save_every", 1)
+        _check_integers(self, "seed", 0, most=2**32 - 1)
+        _check_reals(self, "learning_rate sigma", 0, above=True)
+        _check_reals(self, "w0", 0)
+        _check_reals(self, "dropout momentum average", 0, below=1)
+        held_out = _integers("held_out", self.held_out, distinct=True)
+        watch_at = _integers("watch_at", self.watch_at, distinct=False)
+        object.__setattr__(self, "held_out", held_out)
+        object.__setattr__(self, "watch_at", watch_at)
         if not isinstance(self.augmentation, Augmentation):
             raise ValueError(
-                f"augmentation must be an Augmentation, not {self.augmentation!r}."
+                f"augmentation must be an Augmentation, not {short(self.augmentation)}."
+            )
+        if not isinstance(self.device, str | None):
+            raise ValueError(
+                'device must be a string such as "cpu", or None, not '
+                f"{short(self.device)}."
             )
 
     def rate(self, step: int) -> float:
@@ -184,24 +153,96 @@ class TrainConfig:
         return self.learning_rate * (1 - step / self.steps)
 
     @classmethod
-    def from_dict(cls, fields: dict) -> "TrainConfig":
-        """A configuration from a run's config.json; what is not named is default."""
+    def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
+        """A configuration from a run's config.json; missing fields take the default.
+
+        ValueError for unknown fields, and for values that the class refuses.
+        """
         _check_fields(cls, fields)
-        # JSON knows lists and dictionaries only.
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         if "augmentation" in fields:
             _check_fields(Augmentation, fields["augmentation"])
-            fields["augmentation"] = Augmentation(**fields["augmentation"])
+            fields = fields | {"augmentation": Augmentation(**fields["augmentation"])}
         return cls(**fields)
 
 
-def _check_fields(kind: type, fields: dict) -> None:
-    known = sorted(field.name for field in dataclasses.fields(kind))
+# The checks also turn NumPy's numbers, such as those of `data.folds`, into Python's, as
+# config.json gives them back.
+
+
+def _check_choices(config: Augmentation | TrainConfig) -> None:
+    """Refuse what the annotation of a field, bool or Literal, does not allow."""
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if one.type is bool:
+            if not isinstance(value, bool | np.bool_):
+                raise ValueError(
+                    f"{one.name} must be True or False, not {short(value)}."
+                )
+            object.__setattr__(config, one.name, bool(value))
+        elif get_origin(one.type) is Literal:
+            choices = get_args(one.type)
+            if not isinstance(value, str) or value not in choices:
+                known = " or ".join(map(repr, choices))
+                raise ValueError(f"{one.name} must be {known}, not {short(value)}.")
+
+
+def _check_integers(
+    config: TrainConfig, names: str, least: int, most: int = 2**31 - 1
+) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        if not _is(Integral, value) or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be an integer from {least} to {most}, not {short(value)}."
+            )
+        object.__setattr__(config, name, int(value))
+
+
+def _check_reals(
+    config: Augmentation | TrainConfig,
+    names: str,
+    least: int,
+    below: float = math.inf,
+    above: bool = False,  # rather than at least
+) -> None:
+    expected = f"a number {'above' if above else 'of at least'} {least}"
+    expected += f" and below {below}" if below < math.inf else ""
+    for name in names.split():
+        value = getattr(config, name)
+        # Phrased so that NaN is refused too.
+        if (
+            not _is(Real, value)
+            or not least <= value <= sys.float_info.max
+            or (above and value == least)
+            or value >= below
+        ):
+            raise ValueError(f"{name} must be {expected}, not {short(value)}.")
+        object.__setattr__(config, name, float(value))
+
+
+def _integers(name: str, numbers: Any, distinct: bool) -> tuple[int, ...]:
+    given = tuple(numbers) if isinstance(numbers, Iterable) else (None,)
+    good = all(_is(Integral, number) and number >= 0 for number in given)
+    if not good or (distinct and len(set(given)) < len(given)):
+        raise ValueError(
+            f"{name} must be {'distinct ' if distinct else ''}integers of at least 0, "
+            f"such as (24, 25), not {short(numbers)}."
+        )
+    return tuple(map(int, given))
+
+
+def _is(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_fields(kind: type[Augmentation | TrainConfig], fields: Any) -> None:
+    known = sorted(one.name for one in dataclasses.fields(kind))
     if not isinstance(fields, dict):
         raise ValueError(
-            f"Expected a dictionary with fields of {kind.__name__}, got {fields!r}."
+            f"Expected a dictionary with fields of {kind.__name__}, got "
+            f"{short(fields)}."
         )
-    if unknown := sorted(set(fields) - set(known)):
+    if unknown := sorted(map(str, set(fields) - set(known))):
         raise ValueError(
             f"Unknown field(s) {', '.join(unknown)} of {kind.__name__}; known are "
             f"{', '.join(known)}."

@@ -12,7 +12,6 @@ import fnmatch
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -23,7 +22,7 @@ import numpy as np
 from skimage.io import imsave
 
 from unet_lib import data
-from unet_lib._files import write_text
+from unet_lib._files import read_toml, write_text
 from unet_lib.config import TrainConfig
 from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
@@ -68,8 +67,8 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
         OSError: for a file that cannot be read.
     """
     place, rows, experiments = f"{path}", {}, []
+    table = read_toml(Path(path))
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         for number, run in enumerate(table["runs"], 1):
             place = f"{path}, run {number}"
             for seed, variant, fold in product(
@@ -88,7 +87,7 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
             "expected [scales.NAME], [variants.NAME] and [[runs]] with scale, "
             "variants, folds and seeds."
         ) from error
-    except ValueError as error:  # of TOML, or of a configuration
+    except ValueError as error:  # of a configuration
         raise ValueError(f"{place}: {error}") from error
     if not experiments:
         raise ValueError(f"{path} has no run that is named like {only!r}.")

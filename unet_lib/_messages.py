@@ -1,0 +1,110 @@
+"""What the commands say: their tables, and the line that explains an early end."""
+
+import os
+import platform
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unet_lib.data import Stacks
+    from unet_lib.metrics import Scores
+
+HOUSE = Path(__file__).parent
+STOPPED = 128  # and the signal's number, as a shell has it
+RESUMES = ("train", "experiments")
+PIXEL_ERROR = "pixel error (1 - Dice of the cell class)"
+
+
+def print_stacks(stacks: "Stacks") -> None:
+    """A table of the four stacks: their shapes, and what they hold."""
+    print(f"{'stack':<13}{'shape':<17}{'mean':>7}{'std':>7}{'membrane':>10}")
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        stack, row = getattr(stacks, name), f"{name.replace('_', ' '):<13}"
+        if stack is None:
+            print(f"{row}absent")
+            continue
+        row += f"{' × '.join(map(str, stack.shape)):<17}"
+        if name.endswith("labels"):
+            print(f"{row}{'':>14}{(stack == 0).mean():>10.2%}")
+        else:
+            print(f"{row}{stack.mean():>7.3f}{stack.std():>7.3f}")
+
+
+def print_scores(scores: "Scores") -> None:
+    """Tables of the metrics, at their best thresholds, and of each slice there."""
+    titles = {"rand_error": "Rand error", "v_rand": "V-Rand", "v_info": "V-Info"}
+    titles = {name: titles.get(name, name.replace("_", " ")) for name in scores.curves}
+    print(f"{'metric':<42}{'value':>9}{'threshold':>12}")
+    for name, curve in scores.curves.items():
+        title = PIXEL_ERROR if name == "pixel_error" else titles[name]
+        print(f"{title:<42}{curve.value:>z9.6f}{curve.threshold:>12.1f}")
+    for sentence in scores.warnings:
+        print(f"\nwarning: {sentence}")
+    print("\neach slice at these thresholds")
+    print("slice" + "".join(f"{title:>15}" for title in titles.values()))
+    columns = [
+        curve.per_slice[:, abs(curve.thresholds - curve.threshold).argmin()]
+        for curve in scores.curves.values()
+    ]
+    for number, values in enumerate(zip(*columns, strict=True)):
+        print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
+
+
+def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+    """A line for whoever gave the command, and the exit code.
+
+    Args:
+        problem: what ended the command.
+        arguments: of the command, its name first.
+    """
+    if isinstance(problem, KeyboardInterrupt):
+        if str(problem):  # `fit` knows the step
+            return str(problem), STOPPED + 2
+        whole = "Nothing was written: run the same command again."
+        if arguments and arguments[0] in RESUMES:
+            whole = "The last checkpoint is whole: the same command resumes from it."
+        return f"stopped. {whole}", STOPPED + 2
+    if isinstance(problem, BrokenPipeError):  # as in `unet-lib data | head -1`
+        # Where Python can flush what is left; 1 is stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return "", STOPPED + 13
+    if not _explains_itself(problem):
+        return _reported(problem, arguments), 1
+    return str(problem), 1
+
+
+def _explains_itself(problem: BaseException) -> bool:
+    """Whether an error says in words of ours, or of the system's, what is wrong.
+
+    A ValueError of another package, or of an expression of ours, is a bug: a check
+    should have come before it.
+    """
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    ours = HOUSE in Path(last.filename).parents and f"{last.line}".startswith("raise")
+    outside = isinstance(problem, OSError | ImportError | MemoryError)
+    known = isinstance(problem, ValueError | FloatingPointError) and ours
+    return bool(str(problem)) and (outside or known)
+
+
+def _reported(problem: BaseException, arguments: Sequence[str]) -> str:
+    """How to report a bug, with its traceback in a file."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="unet-lib-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        print("unet-lib", *arguments, file=file)
+        print(
+            version("unet-lib"),
+            platform.python_version(),
+            platform.platform(),
+            file=file,
+        )
+        traceback.print_exception(problem, file=file)
+    return (
+        f"this is a bug in unet-lib ({type(problem).__name__}). Please open an issue "
+        f"in its repository and attach {file.name}, which holds the command and the "
+        "traceback."
+    )
