@@ -23,7 +23,7 @@ from unet_lib.networks import load_network, save_network
 from unet_lib.results import spreads
 from unet_lib.results.table import FIXED
 from unet_lib.train import TrainConfig
-from unet_lib.train.checkpoint import differences
+from unet_lib.train.folder import differences
 
 RECORDS = Path(__file__).resolve().parent.parent / "results" / "quarter-long" / "best"
 CARD = networks.FILE.with_suffix(".md")
