@@ -18,7 +18,7 @@ import torch
 from unet_lib import data
 from unet_lib._files import write_text
 from unet_lib.train import TrainConfig, fit
-from unet_lib.train.checkpoint import circumstances
+from unet_lib.train.folder import circumstances
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning-rate"
 TRIALS = [f"16:444:900:{rate}" for rate in ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")]

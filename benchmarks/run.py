@@ -27,7 +27,7 @@ from weight_maps import weight_maps
 from unet_lib import data
 from unet_lib._files import write_text
 from unet_lib.train import best_device
-from unet_lib.train.checkpoint import circumstances
+from unet_lib.train.folder import circumstances
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 PARTS = {

@@ -117,7 +117,7 @@ def score() -> None:
     from unet_lib._files import write_text
     from unet_lib.metrics import evaluate
     from unet_lib.predict import predict
-    from unet_lib.train.checkpoint import circumstances
+    from unet_lib.train.folder import circumstances
 
     stacks = data.load_isbi2012()
     held_out = json.loads((RUN / "metrics.json").read_text("utf-8"))["held_out"]
@@ -133,7 +133,7 @@ def measure(names: list[str]) -> None:
     import torch
 
     from unet_lib._files import write_text
-    from unet_lib.train.checkpoint import circumstances
+    from unet_lib.train.folder import circumstances
 
     listed = subprocess.run(
         ["bash", str(ROOT / ".ci" / "run"), "--commands"],

@@ -23,7 +23,7 @@ from unet_lib.networks import load_network, save_network
 from unet_lib.results import spreads
 from unet_lib.results.table import FIXED
 from unet_lib.train import TrainConfig
-from unet_lib.train.checkpoint import differences
+from unet_lib.train.folder import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "results" / "quarter-adam-10000" / "best"

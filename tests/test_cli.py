@@ -17,7 +17,6 @@ import tifffile
 import torch
 
 from unet_lib import cli, data, train
-
 from unet_lib.augment import Augmentation
 from unet_lib.config import TrainConfig
 from unet_lib.metrics import evaluate

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skimage.io import imread
+from PIL import Image
 
-from unet_lib import train
 from unet_lib.augment import Augmentation, TileSampler
 from unet_lib.data import Stacks, synthetic_em
 from unet_lib.data.tiff import read_tiff
@@ -21,7 +20,7 @@ from unet_lib.predict import predict
 from unet_lib.results import figures
 from unet_lib.results import table as experiments
 from unet_lib.results.table import read_table, run_table, state
-from unet_lib.train import TrainConfig, checkpoint
+from unet_lib.train import TrainConfig, checkpoint, steps
 from unet_lib.weights import weight_map
 
 REAL = Path(__file__).parent.parent / "results" / "experiments.toml"
@@ -316,6 +315,11 @@ def made(tmp_path_factory):
     return folder
 
 
+def read_png(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def record_of(folder, name):
     return json.loads((folder / "results" / name / "scores.json").read_text())
 
@@ -355,7 +359,7 @@ def test_held_out_slices_are_scored(made, variant, own):
         scores = evaluate(LABELS[[1]], probabilities)
         assert record["scores"][str(versions)] == scores.to_dict()
         if versions == own:
-            mask = imread(made / "results" / name / "masks" / "01.png")
+            mask = read_png(made / "results" / name / "masks" / "01.png")
             np.testing.assert_array_equal(mask, 255 * (probabilities[0] > 0.5))
 
 
@@ -369,7 +373,7 @@ def test_the_test_stack_is_predicted(made):
     assert written.dtype == np.float32
     np.testing.assert_array_equal(written, expected)
     for number, probabilities in enumerate(expected):
-        mask = imread(made / "results" / name / "masks" / f"{number:02}.png")
+        mask = read_png(made / "results" / name / "masks" / f"{number:02}.png")
         np.testing.assert_array_equal(mask, 255 * (probabilities > 0.5))
     with pytest.raises(ValueError, match="scores of versions none, not 8"):
         figures(made / "results" / name, 8)
@@ -433,12 +437,12 @@ def test_a_record_of_another_configuration_is_refused_before_all(made, tmp_path)
 
 def test_stopped_in_training_it_goes_on(made, tmp_path, monkeypatch):
     name, save = "tiny/wide/2-0", checkpoint.save_checkpoint
-    steps = []
+    taken = []
 
-    def stops(folder, step, *rest):
-        save(folder, step, *rest)
-        steps.append(step)
-        if len(steps) == 1:
+    def stops(folder, state):
+        save(folder, state)
+        taken.append(state.step)
+        if len(taken) == 1:
             raise Stopped
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", stops)
@@ -446,18 +450,18 @@ def test_stopped_in_training_it_goes_on(made, tmp_path, monkeypatch):
         make(tmp_path, name)
     assert not (tmp_path / "results").exists()
     assert make(tmp_path, name) == [name]
-    assert steps == [1, 2]
+    assert taken == [1, 2]
     assert files(tmp_path / "results" / name) == files(made / "results" / name)
     network = f"work/{name}/network.safetensors"
     assert (tmp_path / network).read_bytes() == (made / network).read_bytes()
 
 
 def test_stopped_in_recording_it_is_recorded_again(made, tmp_path, monkeypatch):
-    name, save, steps = "tiny/plain/2-0", checkpoint.save_checkpoint, []
+    name, save, taken = "tiny/plain/2-0", checkpoint.save_checkpoint, []
 
-    def counts(folder, step, *rest):
-        steps.append(step)
-        save(folder, step, *rest)
+    def counts(folder, state):
+        taken.append(state.step)
+        save(folder, state)
 
     def killed(path, *args, **options):
         path.write_bytes(b"half")
@@ -466,13 +470,13 @@ def test_stopped_in_recording_it_is_recorded_again(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", counts)
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "imsave", killed)
+        patch.setattr(experiments, "save_png", killed)
         with pytest.raises(Stopped):
             make(tmp_path, name)
     (run,) = table(tmp_path, only=name)
     assert state(run, tmp_path / "work", tmp_path / "results") == "begun"
     assert make(tmp_path, name) == [name]
-    assert steps == [1, 2]  # not trained again
+    assert taken == [1, 2]  # not trained again
     expected = {f"{name}/{file}" for file in files(made / "results" / name)}
     assert set(files(tmp_path / "results")) == expected
 
@@ -489,16 +493,15 @@ def test_a_run_that_diverges_is_left_and_said_at_the_end(made, tmp_path):
 
 
 HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "w")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
 def test_what_another_process_makes_is_left_to_it(tmp_path):
-    pytest.importorskip("fcntl", reason="no locks of this kind here")
     folder = tmp_path / "work" / "tiny" / "plain" / "2-0"
     folder.mkdir(parents=True)
     other = subprocess.Popen(
@@ -518,7 +521,6 @@ def test_what_another_process_makes_is_left_to_it(tmp_path):
 
 
 def test_what_is_being_made_is_not_made_twice(tmp_path, monkeypatch):
-    pytest.importorskip("fcntl", reason="no locks of this kind here")
     fit, meanwhile = experiments.fit, []
 
     def fits(*args):
@@ -546,10 +548,12 @@ def test_what_another_process_has_just_made_is_not_made_again(tmp_path, monkeypa
     assert make(tmp_path, "tiny/plain/2-0") == []
 
 
-def test_without_locks_one_process_makes_all(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    assert make(tmp_path, "tiny/plain/2-0") == ["tiny/plain/2-0"]
-    assert make(tmp_path, "tiny/plain/2-0") == []
+def test_under_torchrun_it_is_refused(tmp_path, monkeypatch):
+    """There each process would wait for ever for the others in a run that it has."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="without torchrun, once for each GPU"):
+        make(tmp_path, "tiny/plain/2-0")
+    assert not (tmp_path / "work").exists()
 
 
 def test_progress(tmp_path, capsys):
@@ -597,8 +601,8 @@ def test_what_is_held_out_reaches_neither_tiles_nor_weight_maps(
         seen.append((None, labels))
         return weight_map(labels, *rest)
 
-    monkeypatch.setattr(train, "TileSampler", Spy)
-    monkeypatch.setattr(train, "weight_map", weights)
+    monkeypatch.setattr(steps, "TileSampler", Spy)
+    monkeypatch.setattr(steps, "weight_map", weights)
     text = TABLE.replace("folds = [1, 2]", f"folds = [{fold}]")
     make(tmp_path, f"tiny/plain/{fold}-0", text=text)
     training = [z for z in range(5) if z != fold - 1]

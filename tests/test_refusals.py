@@ -34,7 +34,7 @@ from unet_lib.data.synthetic import synthetic_em
 from unet_lib.data.tiff import write_tiff
 from unet_lib.model import UNet, centre_crop, incoming_nodes
 from unet_lib.networks import save_network
-from unet_lib.train import TrainConfig, checkpoint, fit, weighted_cross_entropy
+from unet_lib.train import TrainConfig, fit, folder, weighted_cross_entropy
 from unet_lib.weights import border_distances, class_balance, label_cells, weight_map
 
 HOUSE = Path(unet_lib.__file__).parent
@@ -293,12 +293,12 @@ REFUSED = [
     (lambda: run(held_out=(0, 1, 2, 3)), "leave some to train on"),
     (lambda: run(tile=21), "legal size"),
     (lambda: run(device="gpu"), 'device must be "cpu", .* not \'gpu\''),
-    # checkpoint
-    (lambda: checkpoint.write_picture(Path("a.png"), IMAGES), "one slice, .* float32"),
-    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE[:0]), r"of shape \(0, 48\)"),
-    (lambda: checkpoint.write_picture(Path("a.png"), LABEL), "got uint8 of shape"),
-    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE * NAN), "0 to 1, got nan"),
-    (lambda: checkpoint.write_picture(Path("a.png"), IMAGE + 1), "from 0 to 1, got 1"),
+    # folder
+    (lambda: folder.write_picture(Path("a.png"), IMAGES), "one slice, .* float32"),
+    (lambda: folder.write_picture(Path("a.png"), IMAGE[:0]), r"of shape \(0, 48\)"),
+    (lambda: folder.write_picture(Path("a.png"), LABEL), "got uint8 of shape"),
+    (lambda: folder.write_picture(Path("a.png"), IMAGE * NAN), "0 to 1, got nan"),
+    (lambda: folder.write_picture(Path("a.png"), IMAGE + 1), "from 0 to 1, got 1"),
     # plot
     (lambda: plot.show_images(IMAGE), "goes into a list"),
     (lambda: plot.show_images([]), "at least one"),
@@ -392,16 +392,16 @@ ELSEWHERE = {
         "metrics.topology.warp",
     },
     "test_train.py": {
-        "train.checkpoint.claim",
-        "train.checkpoint.differences",
+        "train.folder.claim",
+        "train.folder.differences",
         "train.checkpoint.load_checkpoint",
         "train.checkpoint.save_checkpoint",
     },
 }
 EXEMPT = {
     "augment.TileSampler.draw": "takes a tile's number; the sampler is checked",
-    "train.checkpoint.circumstances": "takes a device",
-    "train.checkpoint.write_history": "takes the rows of a run",
+    "train.folder.circumstances": "takes a device",
+    "train.folder.write_history": "takes the rows of a run",
     "data.synthetic_stacks": "takes nothing",
     "metrics.Scores": "a result",
     "metrics.Scores.to_dict": "takes nothing",

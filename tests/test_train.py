@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
-from skimage.io import imread
 
 from unet_lib import train
 from unet_lib.augment import Augmentation, TileSampler
@@ -27,7 +27,15 @@ from unet_lib.metrics import pixel_error
 from unet_lib.model import UNet
 from unet_lib.networks import load_network
 from unet_lib.predict import predict
-from unet_lib.train import TrainConfig, checkpoint, fit, weighted_cross_entropy
+from unet_lib.train import (
+    TrainConfig,
+    checkpoint,
+    fit,
+    steps,
+    weighted_cross_entropy,
+)
+from unet_lib.train import folder as folders
+from unet_lib.train.checkpoint import State
 from unet_lib.weights import weight_map
 
 # The loss.
@@ -183,11 +191,11 @@ def test_resumed_equals_unstopped(tmp_path, monkeypatch, options, after):
     save = checkpoint.save_checkpoint
     calls = []
 
-    def stops(folder, step, *rest):
-        calls.append(step)
+    def stops(folder, state):
+        calls.append(state.step)
         if len(calls) == 2 and not after:
             raise Stopped
-        save(folder, step, *rest)
+        save(folder, state)
         if len(calls) == 2 and after:
             raise Stopped
 
@@ -297,32 +305,32 @@ def test_another_configuration_is_named(tmp_path):
 def test_a_configuration_that_is_none(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"not a run's configuration .* another"):
-        checkpoint.claim(tmp_path, {"steps": 1})
+        folders.claim(tmp_path, {"steps": 1}, {})
 
 
 def test_differences_are_named(tmp_path):
     path = tmp_path / "config.json"
     asked = dataclasses.asdict(config())
-    checkpoint.claim(tmp_path, asked)
-    assert checkpoint.differences(path, asked) == []
+    folders.claim(tmp_path, asked, {})
+    assert folders.differences(path, asked) == []
     freed = {"device": "cuda", "watch_at": (1,), "save_every": 7}
-    assert checkpoint.differences(path, asked | freed) == []
+    assert folders.differences(path, asked | freed) == []
     changed = {"steps": 9, "held_out": (1,), "augmentation": {}, "new": 1}
     unlike = ["augmentation", "held_out", "new", "steps"]
-    assert checkpoint.differences(path, asked | changed) == unlike
+    assert folders.differences(path, asked | changed) == unlike
     fewer = {name: value for name, value in asked.items() if name != "seed"}
-    assert checkpoint.differences(path, fewer) == ["seed"]
+    assert folders.differences(path, fewer) == ["seed"]
     with pytest.raises(ValueError, match=r"nowhere.config\.json is not a run's"):
-        checkpoint.differences(tmp_path / "nowhere" / "config.json", asked)
+        folders.differences(tmp_path / "nowhere" / "config.json", asked)
 
 
 def test_a_checkpoint_of_another_network(tmp_path):
     narrow, wide = UNet(base_channels=1, depth=1), UNet(base_channels=2, depth=1)
     optimiser = torch.optim.SGD(narrow.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.save_checkpoint(tmp_path, 3, [], {"network": narrow}, optimiser, scaler)
+    checkpoint.save_checkpoint(tmp_path, State(narrow, None, optimiser, scaler, 3))
     with pytest.raises(ValueError, match=r"is of another network than this network"):
-        checkpoint.load_checkpoint(tmp_path, {"network": wide}, optimiser, scaler)
+        checkpoint.load_checkpoint(tmp_path, State(wide, None, optimiser, scaler))
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -344,13 +352,13 @@ def test_a_loss_that_is_no_number(tmp_path):
 
 def test_a_spoilt_step_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     unstopped = run(config())
-    loss, calls = train.weighted_cross_entropy, []
+    loss, calls = steps.weighted_cross_entropy, []
 
     def spoilt(*args):
         calls.append(1)
         return loss(*args) * (np.nan if len(calls) == 5 else 1)
 
-    monkeypatch.setattr(train, "weighted_cross_entropy", spoilt)
+    monkeypatch.setattr(steps, "weighted_cross_entropy", spoilt)
     with pytest.raises(FloatingPointError, match="loss is nan at step 6"):
         run(config(), tmp_path)
     step, weights = stored(tmp_path)
@@ -360,7 +368,7 @@ def test_a_spoilt_step_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def test_stopped_before_its_history_is_written(tmp_path, monkeypatch):
-    write = checkpoint.write_text
+    write = folders.write_text
 
     def stops(path, text):
         if path.name == "history.csv" and "\n8," in text:
@@ -368,7 +376,7 @@ def test_stopped_before_its_history_is_written(tmp_path, monkeypatch):
         write(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_text", stops)
+        patch.setattr(folders, "write_text", stops)
         with pytest.raises(Stopped):
             run(config(), tmp_path)
     run(config(), tmp_path)
@@ -386,7 +394,7 @@ def test_held_out_slices_are_not_seen(monkeypatch):
             seen.append((images, labels, weights))
             super().__init__(images, labels, weights, *rest)
 
-    monkeypatch.setattr(train, "TileSampler", Spy)
+    monkeypatch.setattr(steps, "TileSampler", Spy)
     held_out = config(held_out=(1, 2))
     first = run(held_out)
     (images, labels, weights), *_ = seen
@@ -446,11 +454,9 @@ def test_the_running_average(tmp_path, monkeypatch, average, batch_norm):
     """Of the weights, and of a batch normalisation's statistics too."""
     save, weights = checkpoint.save_checkpoint, []
 
-    def spy(folder, step, history, modules, *rest):
-        weights.append(
-            {k: v.clone() for k, v in modules["network"].state_dict().items()}
-        )
-        save(folder, step, history, modules, *rest)
+    def spy(folder, state):
+        weights.append({k: v.clone() for k, v in state.network.state_dict().items()})
+        save(folder, state)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", spy)
     asked = config(average=average, batch_norm=batch_norm, save_every=1)
@@ -496,7 +502,9 @@ def test_the_record(tmp_path, monkeypatch, capsys):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert files == {
         "config.json",
+        "data.json",
         "history.csv",
+        "in-use.lock",
         "metrics.json",
         "network.safetensors",
         checkpoint.CURRENT,
@@ -535,7 +543,7 @@ def test_the_record(tmp_path, monkeypatch, capsys):
     assert metrics["device_type"] == "cpu"
     assert metrics["device"]
     assert {"seconds", "threads", "python", "commit"} <= set(metrics)
-    picture = imread(folder / "watched" / "step-000008.png")
+    picture = np.asarray(Image.open(folder / "watched" / "step-000008.png"))
     assert picture.dtype == np.uint8
     np.testing.assert_array_equal(picture, np.round(255 * probabilities[0]))
     assert str(tmp_path) not in (folder / "metrics.json").read_text()
@@ -624,9 +632,9 @@ def stopped_at(step, configuration, folder, monkeypatch):
     """A run that is stopped once the checkpoint of that step is written."""
     save = checkpoint.save_checkpoint
 
-    def stops(folder, at, *rest):
-        save(folder, at, *rest)
-        if at == step:
+    def stops(folder, state):
+        save(folder, state)
+        if state.step == step:
             raise Stopped
 
     with monkeypatch.context() as patch:
@@ -665,7 +673,7 @@ def test_same_padding(tmp_path):
 
 
 def test_without_weights_each_pixel_counts_the_same(monkeypatch):
-    loss, given = train.weighted_cross_entropy, []
+    loss, given = steps.weighted_cross_entropy, []
 
     def spy(scores, labels, weights):
         value = loss(scores, labels, weights)
@@ -674,7 +682,7 @@ def test_without_weights_each_pixel_counts_the_same(monkeypatch):
         given.append((abs(weights - 1).max(), abs(value - unweighted)))
         return value
 
-    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+    monkeypatch.setattr(steps, "weighted_cross_entropy", spy)
     plain = run(config(weighting="none", steps=2))
     for weight, difference in given:
         assert weight < 1e-5
@@ -689,7 +697,7 @@ def test_deterministic_settings_are_put_back(monkeypatch, mode):
     def settings():
         return torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
 
-    loss, seen = train.weighted_cross_entropy, []
+    loss, seen = steps.weighted_cross_entropy, []
 
     def spy(*args):
         seen.append(settings())
@@ -697,7 +705,7 @@ def test_deterministic_settings_are_put_back(monkeypatch, mode):
             raise Stopped
         return loss(*args)
 
-    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+    monkeypatch.setattr(steps, "weighted_cross_entropy", spy)
     before = settings()
     torch.set_deterministic_debug_mode(mode)
     try:
@@ -771,8 +779,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(file, tmp_path, monkeypatch):
     """Full, that is, from the writing of one file on, in the midst of it."""
     names = {
         "checkpoint.safetensors": (checkpoint, "save_file", 3),
-        "history.csv": (checkpoint, "write_history", 6),
-        "step-000005.png": (checkpoint, "imsave", 3),
+        "history.csv": (folders, "write_history", 6),
+        "step-000005.png": (folders, "save_png", 3),
         "network.safetensors": (train, "save_network", 8),
     }
     module, name, last = names[file]

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from unet_lib import train
 from unet_lib.data import synthetic_em
-from unet_lib.train import TrainConfig, fit
+from unet_lib.train import TrainConfig, fit, steps
 from unet_lib.train.loggers import check_watchers, open_watchers
 
 IMAGES, LABELS = synthetic_em(slices=3, size=40, seed=1)
@@ -37,7 +37,7 @@ class Stopped(Exception):
 @pytest.fixture
 def stops(monkeypatch):
     """Rows at every step, and a run that stops in its sixth, after a checkpoint."""
-    loss, calls = train.weighted_cross_entropy, []
+    loss, calls = steps.weighted_cross_entropy, []
 
     def spy(*args):
         calls.append(1)
@@ -46,7 +46,7 @@ def stops(monkeypatch):
         return loss(*args)
 
     monkeypatch.setattr(train, "LOG_EVERY", 1)
-    monkeypatch.setattr(train, "weighted_cross_entropy", spy)
+    monkeypatch.setattr(steps, "weighted_cross_entropy", spy)
 
 
 def in_tensorboard(folder):

@@ -280,10 +280,11 @@ class TileSampler:
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            # Copied from pinned memory, the host need not wait for the device.
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        if self.device.type != "cuda":
+            # MPS would go on reading memory that is free again (pytorch#189690).
+            return tensor.to(self.device)
+        # Copied from pinned memory, the host need not wait for the device.
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 @lru_cache(maxsize=8)

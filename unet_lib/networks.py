@@ -64,17 +64,39 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
         raise FileNotFoundError(f"No network at {path}: expected a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            arguments = json.loads((file.metadata() or {})["unet"])
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-        network = UNet(**arguments)
-        network.load_state_dict(tensors)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        network = _network_of(metadata, tensors)
     except Exception as error:  # safetensors' own error has no public base class
         raise ValueError(
-            f"{path} does not hold a network written by unet_lib.networks.save_network "
-            f"({error}). Copy it anew, or train again."
+            f"{path} does not hold a network written by unet_lib.save_network: {error}."
         ) from error
     return move_to(network, device).eval()
+
+
+def _network_of(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> UNet:
+    """Of a file's content; any exception if it is not a network's."""
+    if "unet" not in metadata:
+        if {"step", "history"} <= set(metadata):
+            raise ValueError(
+                "this is a checkpoint of a run; load network.safetensors, which the "
+                "run writes beside it at its end"
+            )
+        raise ValueError('its metadata has no "unet", the arguments of the network')
+    arguments = json.loads(metadata["unet"])
+    # Held against the tensors first: a declared depth or width may be without bound.
+    declared = [arguments[name] for name in ("depth", "base_channels")]
+    levels = sum(name.startswith("up_convolutions.") for name in tensors) // 2
+    if declared != [levels, tensors["classify.weight"].shape[1]]:
+        raise ValueError("its tensors are not of the declared depth and width")
+    with torch.device("meta"):  # takes no memory and draws no random numbers
+        network = UNet(**arguments)
+    copies = {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).clone()
+        for name, tensor in tensors.items()
+    }
+    network.load_state_dict(copies, assign=True)
+    return network
 
 
 def load_pretrained(device: str | torch.device = "cpu") -> UNet:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from skimage.io import imsave
+from filelock import FileLock, Timeout
 
 from unet_lib import data
 from unet_lib._files import read_toml, write_text
@@ -28,7 +28,8 @@ from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
 from unet_lib.predict import predict
 from unet_lib.train import fit
-from unet_lib.train.checkpoint import CURRENT, differences
+from unet_lib.train.checkpoint import CURRENT
+from unet_lib.train.folder import differences, save_png
 
 FOLDS = 5
 VERSIONS = (1, 7, 8)  # of a slice, averaged over in prediction; each is scored
@@ -179,10 +180,16 @@ def run_table(
         progress: show bars, and the names.
 
     Raises:
-        ValueError: for a record of another configuration than the table's, before
-            anything is made. What else `train.fit` raises.
+        ValueError: for a record of another configuration than the table's, and under
+            ``torchrun``, before anything is made. What else `train.fit` raises.
         FloatingPointError: for runs that have diverged, after all others are made.
     """
+    if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise ValueError(
+            f"Expected a process alone, got {count} that torchrun started: a table's "
+            "runs are shared out, not their steps. Give the command without torchrun, "
+            "once for each GPU (CUDA_VISIBLE_DEVICES=0, 1, ...)."
+        )
     work, results = Path(work), Path(results)
     missing = []
     for experiment in experiments:
@@ -264,23 +271,21 @@ def _record(folder: Path, target: Path, record: dict, masks: np.ndarray) -> None
     write_text(temporary / "scores.json", json.dumps(record, indent=1) + "\n")
     for number, mask in zip(record["slices"], masks, strict=True):
         picture = temporary / "masks" / f"{number:02d}.png"
-        imsave(picture, 255 * mask.astype(np.uint8), check_contrast=False)
+        save_png(picture, 255 * mask.astype(np.uint8))
     os.replace(temporary, target)
 
 
 @contextmanager
 def _taken(folder: Path) -> Iterator[bool]:
     """Whether this process has the run to itself; a killed one's hold ends with it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time
-        yield True
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "taken", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    lock = FileLock(folder / "taken")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

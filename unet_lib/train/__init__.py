@@ -5,17 +5,15 @@ Built in :doc:`training`.
 
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from unet_lib._files import write_text
 from unet_lib.augment import TileSampler
@@ -25,12 +23,22 @@ from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet
 from unet_lib.networks import save_network
 from unet_lib.predict import predict
-from unet_lib.train import checkpoint
-from unet_lib.train.loggers import check_watchers, open_watchers
-from unet_lib.train.processes import best_device, join
-from unet_lib.weights import weight_map
+from unet_lib.train import checkpoint, steps
+from unet_lib.train import folder as folders
+from unet_lib.train.checkpoint import State
+from unet_lib.train.context import explained, settings
+from unet_lib.train.loggers import Bar, Watcher, check_watchers, open_watchers
+from unet_lib.train.processes import Processes, best_device, join
+from unet_lib.train.steps import train_step
 
-__all__ = ["Run", "TrainConfig", "best_device", "fit", "weighted_cross_entropy"]
+__all__ = [
+    "Run",
+    "TrainConfig",
+    "best_device",
+    "fit",
+    "train_step",
+    "weighted_cross_entropy",
+]
 
 LOG_EVERY = 50  # steps
 
@@ -39,8 +47,8 @@ class Run(NamedTuple):
     """What `fit` returns."""
 
     network: UNet
-    history: list[dict]  # a row each time something was logged
-    metrics: dict  # of the held-out slices; empty where there are none
+    history: list[dict[str, Any]]  # a row each time something was logged
+    metrics: dict[str, Any]  # of the held-out slices; empty where there are none
 
 
 def fit(
@@ -54,7 +62,8 @@ def fit(
     """Train one network; with a folder, record the run and resume it there.
 
     Under ``torchrun`` the processes share each step's tiles; the first one
-    writes, shows its progress and predicts the held-out slices.
+    writes, shows its progress and predicts the held-out slices. PyTorch's settings
+    and random numbers are as before when it returns.
 
     Args:
         config: what to do.
@@ -63,20 +72,23 @@ def fit(
         folder: where config.json, history.csv, checkpoint.safetensors, a
             picture of the first held-out slice for each of `watch_at`, and at
             the end network.safetensors and metrics.json go. A run that was
-            stopped goes on from its checkpoint. None keeps nothing.
+            stopped goes on from its checkpoint; one that is finished is
+            returned, and its files stay as they are. None keeps nothing.
         progress: show a bar with the loss, the learning rate and the time left.
-        watchers: of ``"tensorboard"`` and ``"wandb"``; see `watch`.
+        watchers: of ``"tensorboard"`` and ``"wandb"``; see `train.loggers`.
 
     Raises:
         ValueError: for stacks that do not fit together or are not as said
             above, held-out slices that do not exist, watchers that are not
-            known, or a folder that holds another run.
+            known, or a folder that holds another run, or one on other data.
         ImportError: for a watcher that is not installed.
         FloatingPointError: when the loss or a held-out probability is no longer
             a number; the last checkpoint is whole.
-        MemoryError: when the GPU's memory does not hold a step.
+        MemoryError: when the device's memory does not hold a step.
         OSError: when a file cannot be written, the last checkpoint is then
-            whole; when processes see different folders.
+            whole; when the folder is gone, or in use by another process
+            (BlockingIOError); when processes see different folders.
+        KeyboardInterrupt: when stopped from the keyboard; it says how to go on.
     """
     if not isinstance(config, TrainConfig):
         raise ValueError(
@@ -93,198 +105,171 @@ def fit(
     folder = None if folder is None else Path(folder)
     watchers = check_watchers(watchers, folder)
     processes = join(config.device, config.batch)
+    failed = True
     try:
-        with _engine(config), ExitStack() as ends:
-            return _fit(
-                config, images, labels, folder, progress, watchers, processes, ends
-            )
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            f"The memory of {processes.device} does not hold a step of {config.batch} "
-            f"tile(s) of {config.tile} pixels ({str(error).splitlines()[0]}). Take a "
-            f"smaller batch or tile ({_smaller_tiles(config)}), or "
-            'precision="bfloat16", in another folder. The last checkpoint is whole.'
-        ) from error
+        device = processes.device
+        with settings(config, device), explained(config, device, folder):
+            job = _Job(config, images, labels, folder, processes)
+            run = _fit(job, progress, watchers)
+        failed = False
+        return run
     finally:
-        processes.leave()
+        processes.leave(failed)
 
 
-def _fit(config, images, labels, folder, progress, watchers, processes, ends) -> Run:
-    held_out = list(config.held_out)
-    training = [z for z in range(len(images)) if z not in held_out]
-    device, writes = processes.device, folder is not None and processes.first
-    progress = progress and processes.first
-    torch.manual_seed(config.seed)
-    network = UNet(
-        base_channels=config.base_channels,
-        depth=config.depth,
-        padding=config.padding,
-        dropout=config.dropout,
-        batch_norm=config.batch_norm,
-    ).to(device, memory_format=torch.channels_last)
-    averaged = network
-    if config.average:
-        averaging = get_ema_multi_avg_fn(config.average)
-        # With the buffers: a batch normalisation's statistics are of its weights.
-        averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
-        averaged.eval()
-    optimiser = _optimiser(config, network)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    sampler = TileSampler(
-        images[training],
-        labels[training],
-        _weights(config, labels[training]),
-        config.tile,
-        network.output_size(config.tile),
-        config.augmentation,
-        config.seed,
-        device,
-    )
-    modules = {"network": network}
-    if config.average:
-        modules["averaged"] = averaged
-    step, history = 0, []
-    if folder is not None:
-        if processes.first:
-            checkpoint.claim(folder, dataclasses.asdict(config))
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same all through a run."""
+
+    config: TrainConfig
+    images: np.ndarray
+    labels: np.ndarray
+    folder: Path | None
+    processes: Processes
+    watching: list[Watcher] = field(default_factory=list)
+
+    @property
+    def output(self) -> Path | None:
+        """The folder, where this process writes to it."""
+        return self.folder if self.processes.first else None
+
+
+def _fit(job: _Job, progress: bool, watchers: tuple[str, ...]) -> Run:
+    """A run from its beginning, or its last checkpoint, to its record."""
+    config, processes = job.config, job.processes
+    with ExitStack() as ends:
+        state = steps.begin(config, processes.device)
+        training = [z for z in range(len(job.images)) if z not in config.held_out]
+        sampler = steps.build_sampler(
+            config, job.images[training], job.labels[training], processes.device
+        )
+        data = folders.fingerprint(job.images, job.labels)
+        if job.output is not None:
+            ends.enter_context(folders.held(job.output))
+            folders.claim(job.output, dataclasses.asdict(config), data)
+        _resume(job, state)
+        trains = state.step < config.steps
+        if trains and processes.first:
+            job.watching.extend(_watchers(job, state, progress, watchers))
+            for watcher in job.watching:
+                ends.enter_context(watcher)
+        if trains:
+            _train(job, state, sampler)
+        metrics = {"steps": state.step, "seconds": state.history[-1]["seconds"]}
+        if config.held_out and processes.first:
+            metrics |= _scores(config, _evaluate(job, state)[1])
+        if job.output is not None:
+            _record(job, state, metrics | {"data": data}, again=not trains)
+    return Run(state.trained.eval(), state.history, metrics)
+
+
+def _resume(job: _Job, state: State) -> None:
+    """Go on from the last checkpoint, if there is one."""
+    if job.folder is not None:
         # The first before the others: it puts a damaged checkpoint aside.
         for turn in (True, False):
-            if processes.first == turn:
-                step, history = checkpoint.load_checkpoint(
-                    folder, modules, optimiser, scaler
-                )
-            processes.wait()
-    processes.check_same(step)
-    watching = []
-    if processes.first:
-        fields = dataclasses.asdict(config)
-        watching = open_watchers(watchers, folder, fields, step)
-        for watcher in watching:
-            ends.enter_context(watcher)
-    forward = processes.wrap(network)
+            if job.processes.first == turn:
+                checkpoint.load_checkpoint(job.folder, state)
+            job.processes.wait()
+    job.processes.check_same(state.step)
+
+
+def _watchers(
+    job: _Job, state: State, progress: bool, names: tuple[str, ...]
+) -> list[Watcher]:
+    fields = dataclasses.asdict(job.config)
+    watching = open_watchers(names, job.folder, fields, state.step)
+    if progress:
+        watching.append(Bar(job.config.steps, state.step, job.processes.device))
+    return watching
+
+
+def _train(job: _Job, state: State, sampler: TileSampler) -> None:
+    """The loop: steps, some of which are logged, watched or saved."""
+    config, processes = job.config, job.processes
+    forward = processes.wrap(state.network)
     if config.compile:
         forward = torch.compile(forward, dynamic=False)
-    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-
+    before = state.history[-1]["seconds"] if state.history else 0
+    started = time.perf_counter() - before
     losses: list[torch.Tensor] = []
-    network.train()
-    bar = tqdm(total=config.steps, initial=step, disable=not progress, desc="steps")
-    while step < config.steps:
-        # Tiles and drop-out depend on the seed and the step alone, so that a
-        # resumed run goes on as if it had not been stopped.
-        torch.manual_seed(config.seed * 1_000_003 + step + processes.rank * 10**12)
-        tiles = range(step * config.batch, (step + 1) * config.batch)
-        image, label, weight = sampler.batch(processes.share(tiles))
-        rate = config.rate(step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        with _autocast(config, device):
-            scores = forward(image)
-        loss = weighted_cross_entropy(scores, label, weight)
-        optimiser.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimiser)
-        scaler.update()
-        if config.average:
-            averaged.update_parameters(network)
-        losses.append(loss.detach())
-        step += 1
-        bar.update()
-        if progress and len(losses) == step == 1 and device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device) / 2**30
-            bar.write(f"a step takes {peak:.1f} GiB of the GPU's memory")
-
-        watch = bool(held_out) and step in config.watch_at
-        save = step % config.save_every == 0 or step == config.steps
-        if not (watch or save or step % LOG_EVERY == 0):
+    state.network.train()
+    while state.step < config.steps:
+        tiles = range(state.step * config.batch, (state.step + 1) * config.batch)
+        share = processes.share(tiles)
+        losses.append(
+            steps.next_step(state, forward, sampler, config, share, processes.rank)
+        )
+        for watcher in job.watching:
+            watcher.step(state.step)
+        watch = bool(config.held_out) and state.step in config.watch_at
+        save = state.step % config.save_every == 0 or state.step == config.steps
+        if not (watch or save or state.step % LOG_EVERY == 0):
             continue
         # Here, and only here, the host waits for the device.
-        mean = float(processes.mean(torch.stack(losses).mean()))
+        loss = float(processes.mean(torch.stack(losses).mean()))
         losses.clear()
-        if not np.isfinite(mean):
-            raise _diverged(f"The loss is {mean}", step, config)
-        bar.set_postfix_str(f"loss {mean:.3f}, learning rate {rate:.1e}")
-        row = {"step": step, "seconds": 0.0, "loss": mean, "learning_rate": rate}
+        if not np.isfinite(loss):
+            raise _diverged(f"The loss is {loss}", state.step, config)
+        row: dict[str, Any] = {"step": state.step, "seconds": 0.0, "loss": loss}
+        row["learning_rate"] = config.rate(state.step - 1)
         if watch and processes.first:
-            probabilities, curve = _evaluate(averaged, images, labels, step, config)
-            network.train()
-            row["pixel_error"] = curve.value
-            if progress:
-                bar.write(f"step {step}: held-out pixel error {curve.value:.4f}")
-            if writes:
-                picture = folder / "watched" / f"step-{step:06d}.png"
-                checkpoint.write_picture(picture, probabilities[0])
-            for watcher in watching:
-                watcher.picture(step, probabilities[0])
+            row["pixel_error"] = _watch(job, state)
         row["seconds"] = time.perf_counter() - started
-        history.append(row)
-        for watcher in watching:
+        state.history.append(row)
+        for watcher in job.watching:
             watcher.row(row)
-        if writes and save:
-            checkpoint.save_checkpoint(
-                folder, step, history, modules, optimiser, scaler
-            )
-            checkpoint.write_history(folder / "history.csv", history)
-    bar.close()
-
-    trained = averaged.module if config.average else network
-    metrics = {"steps": step, "seconds": history[-1]["seconds"]}
-    if held_out and processes.first:
-        _, curve = _evaluate(averaged, images, labels, step, config)
-        metrics |= {
-            "held_out": held_out,
-            "pixel_error": curve.value,
-            "threshold": curve.threshold,
-            "thresholds": curve.thresholds.tolist(),
-            "pixel_errors": curve.values.tolist(),
-        }
-    if writes:
-        # Once more: a run may have been stopped between its checkpoint and this.
-        checkpoint.write_history(folder / "history.csv", history)
-        save_network(trained, folder / "network.safetensors")
-        record = metrics | checkpoint.circumstances(device)
-        record["processes"] = processes.count
-        write_text(folder / "metrics.json", json.dumps(record, indent=1) + "\n")
-    return Run(trained.eval(), history, metrics)
+        if save and job.output is not None:
+            checkpoint.save_checkpoint(job.output, state)
+            folders.write_history(job.output / "history.csv", state.history)
 
 
-@contextmanager
-def _engine(config: TrainConfig) -> Iterator[None]:
-    """PyTorch's settings for a run, put back after it."""
-    backend = torch.backends.cudnn
-    before = torch.get_deterministic_debug_mode(), backend.benchmark
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    # All tiles are of one size: let cuDNN try which algorithm is fastest for it.
-    backend.benchmark = not config.deterministic
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(before[0])
-        backend.benchmark = before[1]
+def _watch(job: _Job, state: State) -> float:
+    """Look at the held-out slices in the midst of a run; their pixel error."""
+    probabilities, curve = _evaluate(job, state)
+    state.network.train()  # prediction has switched dropout off
+    if job.output is not None:
+        picture = job.output / "watched" / f"step-{state.step:06d}.png"
+        folders.write_picture(picture, probabilities[0])
+    for watcher in job.watching:
+        watcher.picture(state.step, probabilities[0])
+    return curve.value
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The convolutions in the run's precision; the loss stays in float32."""
-    half = config.precision != "float32"
-    dtype = getattr(torch, config.precision) if half else None
-    return torch.autocast(device.type, dtype, enabled=half)
+def _evaluate(job: _Job, state: State) -> tuple[np.ndarray, Curve]:
+    """Probabilities of the held-out slices and their pixel error."""
+    held_out = list(job.config.held_out)
+    probabilities = predict(state.trained, job.images[held_out])
+    if not np.isfinite(probabilities).all():
+        raise _diverged("The network's output is not a number", state.step, job.config)
+    return probabilities, pixel_error(job.labels[held_out], probabilities)
 
 
-def _weights(config: TrainConfig, labels: np.ndarray) -> np.ndarray:
-    if config.weighting == "none":
-        return np.ones(labels.shape, np.float32)
-    return weight_map(labels, config.w0, config.sigma)
+def _scores(config: TrainConfig, curve: Curve) -> dict[str, Any]:
+    return {
+        "held_out": list(config.held_out),
+        "pixel_error": curve.value,
+        "threshold": curve.threshold,
+        "thresholds": curve.thresholds.tolist(),
+        "pixel_errors": curve.values.tolist(),
+    }
 
 
-def _smaller_tiles(config: TrainConfig) -> str:
-    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
-    smaller = [n for n in sizes.valid_sizes(1, config.tile - 1)][::-4][:3]
-    return "such as " + ", ".join(map(str, smaller)) if smaller else "none is smaller"
+def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> None:
+    """Write what a finished run leaves; of one finished before, what is missing."""
+    assert job.output is not None
+    files = [job.output / name for name in ("network.safetensors", "metrics.json")]
+    if again and all(path.exists() for path in files):
+        return
+    # Once more: a run may have been stopped between its checkpoint and this.
+    folders.write_history(job.output / "history.csv", state.history)
+    save_network(state.trained, files[0])
+    record = metrics | folders.circumstances(job.processes.device)
+    record["processes"] = job.processes.count
+    write_text(files[1], json.dumps(record, indent=1) + "\n")
 
 
-def _checked(images, labels) -> tuple[np.ndarray, np.ndarray]:
+def _checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     images, labels = np.asarray(images), np.asarray(labels)
     if images.shape != labels.shape or images.ndim != 3 or images.size == 0:
         raise ValueError(
@@ -312,32 +297,8 @@ def _found(array: np.ndarray) -> str:
     return f"{array.dtype} from {array.min()} to {array.max()}"
 
 
-def _evaluate(
-    averaged: UNet | AveragedModel,
-    images: np.ndarray,
-    labels: np.ndarray,
-    step: int,
-    config: TrainConfig,
-) -> tuple[np.ndarray, Curve]:
-    """Probabilities of the held-out slices and their pixel error."""
-    held_out = list(config.held_out)
-    network = averaged.module if config.average else averaged
-    probabilities = predict(network, images[held_out])
-    if not np.isfinite(probabilities).all():
-        raise _diverged("The network's output is not a number", step, config)
-    return probabilities, pixel_error(labels[held_out], probabilities)
-
-
 def _diverged(what: str, step: int, config: TrainConfig) -> FloatingPointError:
     return FloatingPointError(
         f"{what} at step {step}; the last checkpoint is whole. "
         f"Start again with a learning_rate below {config.learning_rate}."
-    )
-
-
-def _optimiser(config: TrainConfig, network: UNet) -> torch.optim.Optimizer:
-    if config.optimiser == "adam":
-        return torch.optim.Adam(network.parameters(), config.learning_rate)
-    return torch.optim.SGD(
-        network.parameters(), config.learning_rate, momentum=config.momentum
     )

@@ -1,79 +1,90 @@
-"""What a training run writes: checkpoints to go on from, and its record.
+"""Checkpoints: what a training run goes on from after it was stopped.
 
 Nothing in the files is pickled. Used in :doc:`training`.
 """
 
+import hashlib
 import json
 import os
-import platform
-import subprocess
 import warnings
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from skimage.io import imsave
 
-from unet_lib._files import write_text, written
+from unet_lib._files import written
+from unet_lib.model import UNet
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
+VALUES = {"step", "history", "scaler"}  # beside the tensors, as JSON
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    history: list[dict],
-    modules: dict[str, torch.nn.Module],
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
-    """Write the state after `step` steps; the checkpoint before it is kept too.
+@dataclass
+class State:
+    """What a run changes from step to step, and what a checkpoint keeps of it."""
+
+    network: UNet
+    averaged: UNet | None  # the moving average of the weights, if one is kept
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def trained(self) -> UNet:
+        """The network that the run returns."""
+        return self.network if self.averaged is None else self.averaged
+
+    @property
+    def modules(self) -> dict[str, UNet]:
+        """The networks by the names that they have in a checkpoint."""
+        networks = {"network": self.network, "averaged": self.averaged}
+        return {name: one for name, one in networks.items() if one is not None}
+
+
+def save_checkpoint(folder: Path, state: State) -> None:
+    """Write the state of a run; the checkpoint before it is kept too.
 
     OSError if it cannot be written; the one before it is then still whole.
     """
     tensors = {
         f"{name}/{key}": tensor
-        for name, module in modules.items()
+        for name, module in state.modules.items()
         for key, tensor in module.state_dict().items()
     } | {
         f"optimiser/{index}/{key}": tensor
-        for index, values in optimiser.state_dict()["state"].items()
+        for index, values in state.optimiser.state_dict()["state"].items()
         for key, tensor in values.items()
         if tensor is not None
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    values = {"step": step, "history": history, "scaler": scaler.state_dict()}
-    metadata = {name: json.dumps(value) for name, value in values.items()}
+    metadata = {
+        "step": json.dumps(state.step),
+        "history": json.dumps(state.history),
+        "scaler": json.dumps(state.scaler.state_dict()),
+    }
+    metadata["sha256"] = _checksum(tensors, metadata)
     with written(folder / CURRENT) as temporary:
         save_file(tensors, temporary, metadata)
         if (folder / CURRENT).exists():
             os.replace(folder / CURRENT, folder / PREVIOUS)
 
 
-def load_checkpoint(
-    folder: Path,
-    modules: dict[str, torch.nn.Module],
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> tuple[int, list[dict]]:
-    """Put the newest whole checkpoint back; return its step and history.
+def load_checkpoint(folder: Path, state: State) -> None:
+    """Put a run into the state of the folder's last whole checkpoint.
 
-    A damaged one is named in a warning and the one before it taken. Without
-    any, step 0 and an empty history. ValueError for one of another network.
+    One that is damaged, or lacks part of what it must hold, is renamed to
+    ``*.damaged`` with a warning, and the one before it is taken. Without any, the
+    state stays as it is. ValueError for one of another network.
     """
     for path in (folder / CURRENT, folder / PREVIOUS):
         if not path.exists():
             continue
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                values = {name: json.loads(text) for name, text in metadata.items()}
-                step, history = values["step"], values["history"]
-                names = list(file.keys())
-                tensors = {name: file.get_tensor(name) for name in names}
+            tensors, values = _read(path)
         except Exception as error:  # safetensors' own error has no public base class
             # Out of the way, or the next save would keep it in place of a whole one.
             damaged = path.with_suffix(".damaged")
@@ -84,117 +95,69 @@ def load_checkpoint(
                 stacklevel=2,
             )
             continue
-        for prefix, module in modules.items():
+        for prefix, module in state.modules.items():
             try:
-                module.load_state_dict(
-                    {
-                        name.removeprefix(f"{prefix}/"): tensor
-                        for name, tensor in tensors.items()
-                        if name.startswith(f"{prefix}/")
-                    }
-                )
+                module.load_state_dict(_under(f"{prefix}/", tensors))
             except RuntimeError as error:  # names or shapes differ
                 raise ValueError(
                     f"{path} is of another network than this {prefix}: "
                     f"{error} Take another folder, or that network's arguments."
                 ) from error
-        state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser/"):
-                _, index, key = name.split("/")
-                if tensor.ndim == 4:  # as the network lies in memory
-                    tensor = tensor.to(memory_format=torch.channels_last)
-                state.setdefault(int(index), {})[key] = tensor
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-        scaler.load_state_dict(values["scaler"])
-        return step, history
-    return 0, []
-
-
-def differences(path: Path, fields: dict) -> list[str]:
-    """The fields in which a run's config.json is of another run than `fields` ask.
-
-    ValueError for a file that is no run's, or is not there.
-    """
-    # Where it runs and how often one looks do not make it another run.
-    free = {"device", "watch_at", "save_every"}
-    wanted = json.loads(json.dumps(fields))
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a run's configuration ({error}). Take another folder."
-        ) from error
-    keys = (set(wanted) | set(found)) - free
-    return sorted(key for key in keys if wanted.get(key) != found.get(key))
-
-
-def claim(folder: Path, fields: dict) -> None:
-    """Write a run's config.json, or check that the folder holds this very run."""
-    path = folder / "config.json"
-    if path.exists():
-        if unlike := differences(path, fields):
-            raise ValueError(
-                f"{folder} holds another run: {', '.join(unlike)} differ(s). Take "
-                "another folder, or the same configuration to go on with that run."
-            )
+        _load_optimiser(state.optimiser, _under("optimiser/", tensors))
+        state.scaler.load_state_dict(values["scaler"])
+        state.step, state.history = values["step"], values["history"]
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(fields, indent=1) + "\n")
 
 
-def write_history(path: Path, history: list[dict]) -> None:
-    """Write a run's history as a table, a row each time something was logged."""
-    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
-    rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
-    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A checkpoint's tensors and values; any exception if it is not whole."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    # Those of version 0.1 have no checksum.
+    if set(metadata) - {"sha256"} != VALUES:
+        raise ValueError(f"expected {sorted(VALUES)} in it, got {sorted(metadata)}")
+    if metadata.get("sha256") not in (None, _checksum(tensors, metadata)):
+        raise ValueError("its content does not match its checksum")
+    values = {name: json.loads(metadata[name]) for name in VALUES}
+    if not isinstance(values["step"], int) or not isinstance(values["history"], list):
+        raise ValueError("its step or its history is not one")
+    return tensors, values
 
 
-def write_picture(path: Path, probabilities: np.ndarray) -> None:
-    """Write probabilities ``(height, width)``, 0 to 1, as an 8-bit grey PNG."""
-    shape, dtype = np.shape(probabilities), np.asarray(probabilities).dtype
-    if len(shape) != 2 or 0 in shape or dtype.kind != "f":
-        raise ValueError(
-            "Expected probabilities of one slice, floats of shape (height, width), got "
-            f"{dtype} of shape {shape}."
-        )
-    # In these words NaN is refused too.
-    low, high = np.min(probabilities), np.max(probabilities)
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"Expected probabilities from 0 to 1, got {low} to {high}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written(path) as temporary:
-        grey = np.round(255 * probabilities).astype(np.uint8)
-        imsave(temporary, grey, check_contrast=False)
+def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all that a checkpoint holds."""
+    found = hashlib.sha256()
+    for name in sorted(VALUES):
+        found.update(f"{name} {metadata[name]}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
-def circumstances(device: torch.device) -> dict:
-    """On what and with which code a run was made, for its record."""
-    name = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None  # installed, not cloned
-    return {
-        "device": name,
-        "device_type": device.type,
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
     }
+    if prefix == "averaged/":  # in version 0.1 in a wrapper that counted the steps
+        found.pop("n_averaged", None)
+        found = {name.removeprefix("module."): one for name, one in found.items()}
+    return found
+
+
+def _load_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split("/")
+        parameter = parameters[int(index)]
+        # A copy, as its parameter lies in memory: the file does not stay mapped.
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor.clone()
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

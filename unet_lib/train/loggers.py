@@ -1,24 +1,70 @@
-"""Watching a run from elsewhere: TensorBoard, and Weights & Biases if asked for.
+"""Watching a run: a bar here, TensorBoard and Weights & Biases if asked for.
 
-Both are optional (``pip install "unet-lib[tensorboard]"``, ``"unet-lib[wandb]"``) and
-are imported only when a run asks for them. Used in :doc:`training`.
+The last two are optional (``pip install "unet-lib[tensorboard]"``,
+``"unet-lib[wandb]"``) and are imported only when a run asks for them. Used in
+:doc:`training`.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+
+class Watcher(AbstractContextManager["Watcher"]):
+    """Something that is told how a run goes; leaving it ends the watching."""
+
+    def step(self, step: int) -> None:
+        """After each step, whose number this is."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A row of the history."""
+
+    def picture(self, step: int, probabilities: np.ndarray) -> None:
+        """Probabilities ``(height, width)`` of the first held-out slice."""
+
+    def __exit__(self, *error: object) -> None:
+        """Called with None three times where the run has not failed."""
+
+
+class Bar(Watcher):
+    """A bar with the loss, the learning rate and the time left."""
+
+    def __init__(self, steps: int, begun: int, device: torch.device):
+        self.bar = tqdm(total=steps, initial=begun, desc="steps")
+        self.begun, self.device = begun, device
+
+    def step(self, step: int) -> None:
+        self.bar.update()
+        if self.device.type != "cuda":
+            return
+        # In the first step cuDNN tries its algorithms, which takes memory of its own.
+        if step == self.begun + 1:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        if step == self.begun + 2:
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**30
+            self.bar.write(f"a step takes {peak:.1f} GiB of the GPU's memory")
+
+    def row(self, row: dict[str, Any]) -> None:
+        loss, rate = row["loss"], row["learning_rate"]
+        self.bar.set_postfix_str(f"loss {loss:.3f}, learning rate {rate:.1e}")
+        if "pixel_error" in row:
+            error = row["pixel_error"]
+            self.bar.write(f"step {row['step']}: held-out pixel error {error:.4f}")
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
 
 
 def open_watchers(
-    names: Iterable[str], folder: Path | None, fields: dict, step: int
-) -> list[AbstractContextManager]:
+    names: Iterable[str], folder: Path | None, fields: dict[str, Any], step: int
+) -> list[Watcher]:
     """Start to watch a run with each of the named.
-
-    Each takes rows of the history, ``row(row)``, and pictures of probabilities
-    ``(height, width)``, ``picture(step, probabilities)``. Leaving it ends the watching.
 
     Args:
         names: of ``"tensorboard"`` and ``"wandb"``.
@@ -47,10 +93,10 @@ def check_watchers(names: Iterable[str], folder: Path | None) -> tuple[str, ...]
     return names
 
 
-class _TensorBoard(AbstractContextManager):
+class _TensorBoard(Watcher):
     """Event files; look with ``tensorboard --logdir FOLDER``."""
 
-    def __init__(self, folder: Path, fields: dict, step: int):
+    def __init__(self, folder: Path, fields: dict[str, Any], step: int):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -60,7 +106,7 @@ class _TensorBoard(AbstractContextManager):
         # A resumed run writes the steps after its checkpoint anew.
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    def row(self, row: dict) -> None:
+    def row(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name != "step":
                 self.writer.add_scalar(name, value, row["step"])
@@ -72,13 +118,13 @@ class _TensorBoard(AbstractContextManager):
         self.writer.close()
 
 
-class _WeightsAndBiases(AbstractContextManager):
+class _WeightsAndBiases(Watcher):
     """A run of Weights & Biases, kept in the folder unless WANDB_MODE is "online".
 
     ``wandb sync`` sends it later.
     """
 
-    def __init__(self, folder: Path, fields: dict, step: int):
+    def __init__(self, folder: Path, fields: dict[str, Any], step: int):
         mode = os.environ.get("WANDB_MODE", "offline")
         if mode != "online":
             # Off line too it would send reports on itself.
@@ -98,15 +144,18 @@ class _WeightsAndBiases(AbstractContextManager):
             mode=mode,
         )
 
-    def row(self, row: dict) -> None:
+    def row(self, row: dict[str, Any]) -> None:
         numbers = {name: value for name, value in row.items() if name != "step"}
         self.run.log(numbers, step=row["step"])
 
     def picture(self, step: int, probabilities: np.ndarray) -> None:
         self.run.log({"held out": self.wandb.Image(probabilities)}, step=step)
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.run.finish(exit_code=0 if kind is None else 1)
+    def __exit__(self, *error: object) -> None:
+        self.run.finish(exit_code=0 if error[0] is None else 1)
 
 
-WATCHERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+WATCHERS: dict[str, Callable[[Path, dict[str, Any], int], Watcher]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WeightsAndBiases,
+}

@@ -65,8 +65,13 @@ class Processes(NamedTuple):
         if self.count > 1:
             distributed.barrier()
 
-    def leave(self) -> None:
-        if self.count > 1:
+    def leave(self, failed: bool = False) -> None:
+        """End the processes' work together.
+
+        One that fails alone under NCCL must not: it would wait in here for the others,
+        which wait for it, and nobody would see its error. Its end ends them all.
+        """
+        if self.count > 1 and not (failed and self.device.type == "cuda"):
             distributed.destroy_process_group()
 
 
@@ -96,15 +101,19 @@ def join(device: str | None, batch: int) -> Processes:
         return Processes(0, 1, place)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+    if distributed.is_initialized():  # a run before this one has failed
+        return Processes(rank=distributed.get_rank(), count=count, device=place)
     store, rank, _ = _meeting_point()
     # A name of its own: addresses of a run before this one are still in the store,
     # and to wait there for a process that has left would be for ever.
     store = distributed.PrefixStore(f"run {next(RUNS)}", store)
+    on_gpus = place.type == "cuda"
     distributed.init_process_group(
-        "nccl" if place.type == "cuda" else "gloo",
+        "nccl" if on_gpus else "gloo",
         store=store,
         rank=rank,
         world_size=count,
+        device_id=place if on_gpus else None,
     )
     return Processes(rank, count, place)
 

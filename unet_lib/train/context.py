@@ -1,0 +1,124 @@
+"""Around a run: settings that are put back after it, errors that say how to go on.
+
+Used in :doc:`training`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unet_lib.config import TrainConfig
+from unet_lib.model import UNet
+from unet_lib.train.checkpoint import CURRENT, PREVIOUS
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """PyTorch's settings and random numbers for a run, put back after it."""
+    mode, workspace = torch.get_deterministic_debug_mode(), os.environ.get(WORKSPACE)
+    if config.deterministic:
+        os.environ.setdefault(WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    # All tiles are of one size: let cuDNN try which algorithm is fastest for it.
+    wanted = [(torch.backends.cudnn, "benchmark", not config.deterministic)]
+    wanted += _without_tf32()
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    _set(wanted)
+    try:
+        with random_numbers_kept(device):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        _set(before)
+        if workspace is None:
+            os.environ.pop(WORKSPACE, None)
+
+
+def _without_tf32() -> list[tuple[Any, str, Any]]:
+    """Settings under which float32 is float32: TF32 keeps 10 of its 23 bits."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        _ = convolutions.allow_tf32, products.allow_tf32
+    except RuntimeError:  # they were set by PyTorch's newer names
+        pairs = [(convolutions.conv, "ieee"), (products, "ieee")]
+        return [(owner, "fp32_precision", value) for owner, value in pairs]
+    return [(owner, "allow_tf32", False) for owner in (convolutions, products)]
+
+
+def _set(values: list[tuple[Any, str, Any]]) -> None:
+    for owner, name, value in values:
+        setattr(owner, name, value)
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Put back what PyTorch's random numbers on the CPU and on a device were."""
+    modules = [torch]
+    if device.type != "cpu":
+        modules.append(torch.get_device_module(device))
+    before = [module.get_rng_state() for module in modules]
+    try:
+        yield
+    finally:
+        for module, state in zip(modules, before, strict=True):
+            module.set_rng_state(state)
+
+
+@contextmanager
+def explained(
+    config: TrainConfig, device: torch.device, folder: Path | None
+) -> Iterator[None]:
+    """What ends a run early, in a sentence that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_go_on(folder)) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"The memory of {device} does not hold a step of {config.batch} "
+            f"tile(s) of {config.tile} pixels ({str(error).splitlines()[0]}). Take a "
+            f"smaller batch or tile ({_smaller_tiles(config)}), or "
+            'precision="bfloat16", in another folder. The last checkpoint is whole.'
+        ) from error
+    except OSError as error:
+        if folder is None or folder.exists():
+            raise
+        raise OSError(
+            f"{folder} is gone: it was deleted or moved during the run ({error}). Put "
+            "it back and give the same command again, or start again in another folder."
+        ) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was missing: only CUDA has an error of its own for that."""
+    said = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in said for w in words)
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    if folder is None:
+        return "Stopped; nothing was kept, since the run was given no folder."
+    if any((folder / name).exists() for name in (CURRENT, PREVIOUS)):
+        return (
+            f"Stopped; what is in {folder} is whole. The same command goes on from "
+            "its last checkpoint."
+        )
+    return (
+        f"Stopped before the first checkpoint in {folder}; the same command starts "
+        "again."
+    )
+
+
+def _smaller_tiles(config: TrainConfig) -> str:
+    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
+    smaller = [n for n in sizes.valid_sizes(1, config.tile - 1)][::-4][:3]
+    return "such as " + ", ".join(map(str, smaller)) if smaller else "none is smaller"

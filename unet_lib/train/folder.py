@@ -1,0 +1,193 @@
+"""A run's folder: whose it is, who is at work in it, and the record it keeps.
+
+Used in :doc:`training`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from unet_lib._files import write_text, written
+from unet_lib.config import TrainConfig
+
+# Where it runs and how often one looks do not make it another run.
+FREE = {"device", "watch_at", "save_every"}
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process; a killed process's hold ends with it.
+
+    BlockingIOError, which says who has it, where another process does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "in-use.lock")
+    holder = folder / "in-use.txt"  # Windows lets nobody read a file that is locked
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        who = "another process"
+        with suppress(OSError, ValueError):
+            who = holder.read_text(encoding="utf-8")
+        raise BlockingIOError(
+            f"{folder} is in use by {who}: wait until that is done, or take another "
+            "folder."
+        ) from error
+    try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            holder.unlink()
+        lock.release()
+
+
+def fingerprint(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+    """SHA-256 of what a run is trained on, however its numbers are stored."""
+    found = {}
+    for name, array, dtype in (("images", images, "<f4"), ("labels", labels, "u1")):
+        hashed = hashlib.sha256(str(array.shape).encode())
+        hashed.update(np.ascontiguousarray(array, dtype))
+        found[name] = hashed.hexdigest()
+    return found
+
+
+def claim(folder: Path, fields: dict[str, Any], data: dict[str, str]) -> None:
+    """Write what a run is asked and on what data, or check that it is this very run.
+
+    Args:
+        folder: of the run.
+        fields: its configuration.
+        data: the `fingerprint` of its images and labels.
+
+    Raises:
+        ValueError: for a folder that holds another run.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        write_text(folder / "data.json", json.dumps(data, indent=1) + "\n")
+        write_text(path, json.dumps(fields, indent=1) + "\n")
+        return
+    if unlike := differences(path, fields):
+        raise ValueError(
+            f"{folder} holds another run: {', '.join(unlike)} differ(s). Take another "
+            "folder, or the same configuration to go on with that run."
+        )
+    if not (folder / "data.json").exists():  # a run of version 0.1
+        return
+    found = _read_fields(folder / "data.json")
+    if unlike := sorted(name for name in data if found.get(name) != data[name]):
+        raise ValueError(
+            f"{folder} holds a run on other {' and '.join(unlike)}. Take another "
+            "folder, or the same data to go on with that run."
+        )
+
+
+def differences(path: Path, fields: dict[str, Any]) -> list[str]:
+    """The fields in which a run's config.json is of another run than `fields` ask.
+
+    What the file does not name was not an option yet, and has its default.
+    ValueError for a file that is no run's, or is not there.
+    """
+    wanted = json.loads(json.dumps(fields))
+    defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+    found = _read_fields(path)
+    if isinstance(turned := found.get("augmentation", {}), dict):
+        found["augmentation"] = defaults["augmentation"] | turned
+    found = defaults | found
+    keys = (set(wanted) | set(found)) - FREE
+    return sorted(key for key in keys if wanted.get(key) != found.get(key))
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"expected an object, got {found!r:.50}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a run's configuration ({error}). Take another folder."
+        ) from error
+    return found
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write a run's history as a table, a row each time something was logged."""
+    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
+    rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
+    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
+
+
+def write_picture(path: Path, probabilities: np.ndarray) -> None:
+    """Write probabilities ``(height, width)``, 0 to 1, as an 8-bit gray PNG."""
+    shape, dtype = np.shape(probabilities), np.asarray(probabilities).dtype
+    if len(shape) != 2 or 0 in shape or dtype.kind != "f":
+        raise ValueError(
+            "Expected probabilities of one slice, floats of shape (height, width), got "
+            f"{dtype} of shape {shape}."
+        )
+    # In these words NaN is refused too.
+    low, high = np.min(probabilities), np.max(probabilities)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"Expected probabilities from 0 to 1, got {low} to {high}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, np.round(255 * probabilities).astype(np.uint8))
+
+
+def save_png(path: Path, gray: np.ndarray) -> None:
+    """Write 8-bit gray values ``(height, width)``; OSError if it cannot be."""
+    with written(path) as temporary:
+        Image.fromarray(gray).save(temporary, format="PNG")
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """On what and with which code a run was made, for its record."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return {
+        "device": name,
+        "device_type": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": _commit(Path(__file__).parents[2]),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _commit(root: Path) -> str | None:
+    """Of the repository whose top is `root`; None where there is none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # Installed into a folder of a user's repository, it is not of their commit.
+        if git("rev-parse", "--show-prefix"):
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=12")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed, not cloned

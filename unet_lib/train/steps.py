@@ -1,0 +1,196 @@
+"""The short steps of a run: what it begins with, and one step of training.
+
+Used in :doc:`training`.
+"""
+
+import copy
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from unet_lib.augment import TileSampler
+from unet_lib.config import TrainConfig
+from unet_lib.loss import weighted_cross_entropy
+from unet_lib.model import UNet, move_to
+from unet_lib.train.checkpoint import State
+from unet_lib.weights import weight_map
+
+__all__ = ["build_network", "build_optimiser", "build_sampler", "train_step"]
+
+
+def build_network(config: TrainConfig, device: str | torch.device = "cpu") -> UNet:
+    """The network of a run, its weights drawn from PyTorch's random numbers."""
+    network = UNet(
+        base_channels=config.base_channels,
+        depth=config.depth,
+        padding=config.padding,
+        dropout=config.dropout,
+        batch_norm=config.batch_norm,
+    )
+    return move_to(network, device)
+
+
+def build_optimiser(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a run."""
+    if config.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), config.learning_rate)
+    return torch.optim.SGD(
+        network.parameters(), config.learning_rate, momentum=config.momentum
+    )
+
+
+def build_sampler(
+    config: TrainConfig,
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: str | torch.device = "cpu",
+) -> TileSampler:
+    """The tiles of a run, with their weights, from the slices it trains on.
+
+    Args:
+        config: of the run.
+        images: ``(slices, height, width)``, float, 0 to 1: the training slices.
+        labels: the same shape, 1 = cell, 0 = membrane.
+        device: where the tiles are made.
+    """
+    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
+    if config.weighting == "none":
+        weights = np.ones(labels.shape, np.float32)
+    else:
+        weights = weight_map(labels, config.w0, config.sigma)
+    return TileSampler(
+        images,
+        labels,
+        weights,
+        config.tile,
+        sizes.output_size(config.tile),
+        config.augmentation,
+        config.seed,
+        device,
+    )
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of the CPU and of this device, and of no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def begin(config: TrainConfig, device: torch.device) -> State:
+    """The state of a run before its first step."""
+    seed_all(config.seed, device)
+    network = build_network(config, device)
+    return State(
+        network,
+        copy.deepcopy(network).eval() if config.average else None,
+        build_optimiser(config, network),
+        # It reads from the device whether a step overflowed, so with float16 the
+        # host waits in each step.
+        torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
+    )
+
+
+def train_step(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    image: torch.Tensor,
+    label: torch.Tensor,
+    weight: torch.Tensor,
+    precision: str = "float32",
+    scaler: torch.amp.GradScaler | None = None,
+) -> torch.Tensor:
+    """Take one step against the gradient of the loss of a batch.
+
+    Args:
+        network: in training mode; its scores are ``(batch, classes, height, width)``.
+        optimiser: of the network's parameters.
+        image: as the network takes it.
+        label: int64 ``(batch, height, width)``, the class of each output pixel.
+        weight: float32 of the same shape.
+        precision: of the convolutions, as in `TrainConfig`; the loss stays in float32.
+        scaler: scales the loss, and so the gradients, if given.
+
+    Returns:
+        The loss, a tensor on the device: reading it makes the host wait.
+    """
+    half = precision != "float32"
+    dtype = getattr(torch, precision) if half else None
+    with torch.autocast(image.device.type, dtype, enabled=half):
+        scores = network(image)
+    loss = weighted_cross_entropy(scores, label, weight)
+    optimiser.zero_grad()
+    if scaler is None:
+        loss.backward()
+        optimiser.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+    return loss.detach()
+
+
+@torch.no_grad()
+def update_average(averaged: UNet, network: UNet, decay: float, first: bool) -> None:
+    """Move an exponential moving average to the network's weights and buffers.
+
+    With the buffers: a batch normalization's statistics are of its weights. In place
+    of PyTorch's AveragedModel, whose count of steps is copied to the device in each.
+    """
+    pairs = [
+        (mine, new.detach())
+        for mine, new in zip(
+            chain(averaged.parameters(), averaged.buffers()),
+            chain(network.parameters(), network.buffers()),
+            strict=True,
+        )
+    ]
+    if first:
+        for mine, new in pairs:
+            mine.copy_(new)
+        return
+    move = get_ema_multi_avg_fn(decay)
+    for floating in (True, False):
+        group = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+        if group:
+            ours, theirs = zip(*group, strict=True)
+            move(list(ours), list(theirs), None)
+
+
+def next_step(
+    state: State,
+    forward: nn.Module,
+    sampler: TileSampler,
+    config: TrainConfig,
+    tiles: range,
+    rank: int = 0,
+) -> torch.Tensor:
+    """Take the next step of a run; returns its loss, on the device.
+
+    Args:
+        state: of the run.
+        forward: its network, or what wraps it.
+        sampler: of its tiles.
+        config: of the run.
+        tiles: numbers of the step's tiles that this process takes.
+        rank: of this process, which draws a dropout of its own.
+    """
+    # Tiles and dropout depend on the seed and the step alone, so a resumed run goes
+    # on as if it had not been stopped.
+    seed = config.seed * 1_000_003 + state.step + rank * 10**12
+    seed_all(seed, sampler.device)
+    image, label, weight = sampler.batch(tiles)
+    for group in state.optimiser.param_groups:
+        group["lr"] = config.rate(state.step)
+    loss = train_step(
+        forward, state.optimiser, image, label, weight, config.precision, state.scaler
+    )
+    if state.averaged is not None:
+        update_average(
+            state.averaged, state.network, config.average, first=state.step == 0
+        )
+    state.step += 1
+    return loss
