@@ -423,7 +423,7 @@ def test_a_bug_is_said_in_one_line_with_its_traceback_in_a_file(
     assert "in run_train" in text
 
 
-RESUMED = "unet-lib: stopped. The last checkpoint is whole: the same command resumes"
+RESUMED = "unet-lib: stopped. What is recorded is whole: the same command goes on"
 UNWRITTEN = "unet-lib: stopped. Nothing was written: run the same command again.\n"
 
 

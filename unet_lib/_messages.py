@@ -2,12 +2,13 @@
 
 import os
 import platform
+import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unet_lib.data import Stacks
@@ -54,6 +55,11 @@ def print_scores(scores: "Scores") -> None:
         print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
 
 
+def print_warning(message: Warning | str, *where: Any) -> None:
+    """A warning without the place in the code that it comes from."""
+    print(f"unet-lib: warning: {message}", file=sys.stderr)
+
+
 def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """A line for whoever gave the command, and the exit code.
 
@@ -66,7 +72,7 @@ def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]
             return str(problem), STOPPED + 2
         whole = "Nothing was written: run the same command again."
         if arguments and arguments[0] in RESUMES:
-            whole = "The last checkpoint is whole: the same command resumes from it."
+            whole = "What is recorded is whole: the same command goes on from there."
         return f"stopped. {whole}", STOPPED + 2
     if isinstance(problem, BrokenPipeError):  # as in `unet-lib data | head -1`
         # Where Python can flush what is left; 1 is stdout.

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,9 +22,16 @@ try:
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
     from unet_lib._files import check_folder, check_output, read_json, write_text
-    from unet_lib._messages import PIXEL_ERROR, explain, print_scores, print_stacks
+    from unet_lib._messages import (
+        PIXEL_ERROR,
+        explain,
+        print_scores,
+        print_stacks,
+        print_warning,
+    )
     from unet_lib.config import TrainConfig
 except KeyboardInterrupt:
+    print("unet-lib: stopped before it began.", file=sys.stderr)
     sys.exit(130)
 except ImportError as error:
     MISSING = f"The command line needs {error.name}: run `pip install {error.name}`."
@@ -337,13 +345,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal knows ×
+    said = ""
     try:
-        code = _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = print_warning
+            code = _run(arguments)
         print(end="", flush=True)
     except (Exception, KeyboardInterrupt) as problem:
         said, code = explain(problem, arguments)
-        if said:
-            print(f"unet-lib: {said}", file=sys.stderr)
+    if said:  # after progress bars, which end with the problem's frames
+        print(f"unet-lib: {said}", file=sys.stderr)
     return code
 
 
