@@ -1,10 +1,11 @@
 """The published network: its weights, the hash that is asked of them, its card.
 
     python book/publish.py runs/quarter-adam-10000/best/0-0/network.safetensors
-    python book/publish.py      the card alone, when more folds are recorded
+        python book/publish.py      the card and its picture alone
 
 The first form takes a run's network, rounds it to half precision and makes it the one
-that `unet_lib.load_pretrained` gives.
+that `unet_lib.load_pretrained` gives. What the card recommends follows from the
+five-fold record of the same recipe.
 """
 
 import argparse
