@@ -1,6 +1,7 @@
 """What is read from records, against the scores that they were written from."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,13 @@ from unet_lib.data import synthetic_em
 from unet_lib.metrics import METRICS, evaluate
 from unet_lib.results import (
     as_error,
+    changes,
     figures,
-    paired_differences,
     per_slice,
+    reported,
+    seed_band,
     spreads,
+    training_figures,
 )
 
 _, LABELS = synthetic_em(slices=3, size=64, seed=1)
@@ -30,12 +34,11 @@ def scores():
 
 @pytest.fixture(scope="module")
 def records(scores, tmp_path_factory):
-    """Two of the same slices, one of others, one that is not scored."""
+    """Two of the same slices and one that is not scored."""
     folder = tmp_path_factory.mktemp("records")
     written = {
         "one": ([6, 7, 8], {"7": scores[0].to_dict()}),
         "two": ([6, 7, 8], {"7": scores[1].to_dict(), "8": scores[0].to_dict()}),
-        "next": ([9, 10, 11], {"7": scores[1].to_dict()}),
         "test": ([0, 1, 2], {}),
     }
     for name, (slices, found) in written.items():
@@ -85,26 +88,83 @@ def test_what_cannot_spread_is_not_a_number(tmp_path):
     one = spreads(written(tmp_path, {"4-0": 0.25}), 7)["v_rand"]
     assert one.mean == 0.25
     assert np.isnan([one.folds, one.seeds]).all()
+    assert np.isnan(seed_band(tmp_path, 7, folds=2)["v_rand"])
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_slices_and_pairs(records, scores, name):
+def test_slices(records, scores, name):
     # Each slice alone, at the threshold that suits all of them.
-    found = []
-    for seed in (0, 1):
+    for folder, seed in (("one", 0), ("two", 1)):
         curve = scores[seed].curves[name]
         place = int(np.argmin(abs(curve.thresholds - curve.threshold)))
         alone = [
             evaluate(*pair).curves[name].values[place]
             for pair in zip(LABELS, probabilities(seed), strict=True)
         ]
-        own = per_slice(records / ("one", "two")[seed], name, 7)
+        own = per_slice(records / folder, name, 7)
         np.testing.assert_allclose(own, alone, rtol=1e-12)
-        found.append(own)
-    change = paired_differences(records / "two", records / "one", name, 7)
-    sign = -1 if name.startswith("v_") else 1  # of V-Rand less is worse
-    np.testing.assert_allclose(change, sign * (found[1] - found[0]), atol=1e-15)
-    assert np.any(change != 0)
+
+
+def test_changes_are_of_the_pooled_stack(tmp_path, scores):
+    for variant, runs in {"a": ("2-0", "3-0", "0-0"), "b": ("2-0", "4-0")}.items():
+        for run in runs:
+            (tmp_path / variant / run).mkdir(parents=True)
+            found = scores[0 if variant == "a" else 1].to_dict()
+            record = {"slices": [6, 7, 8], "scores": {"7": found}}
+            (tmp_path / variant / run / "scores.json").write_text(json.dumps(record))
+    found = changes(tmp_path / "a", tmp_path / "b", 7)
+    for name in METRICS:
+        one, two = (getattr(score, name) for score in scores)
+        worse = one - two if name.endswith("error") else two - one
+        assert found[name] == {"2-0": pytest.approx(worse)}
+    record = {"slices": [1, 2, 3], "scores": {"7": scores[0].to_dict()}}
+    (tmp_path / "b" / "2-0" / "scores.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"same slices, got .*a.2-0 of \[6, 7, 8\]"):
+        changes(tmp_path / "a", tmp_path / "b", 7)
+
+
+def test_seeds_alone_stay_in_their_band_in_95_of_100(tmp_path, monkeypatch):
+    # Seeds of a normal distribution, folds that differ by more than the seeds do.
+    random = np.random.default_rng(0)
+    inside = []
+    for trial in range(400):
+        level = random.normal(0, 5, 5)
+        seen, first, second = (
+            {
+                f"{fold}-{seed}": level[fold - 1] + random.normal()
+                for fold in range(1, 6)
+                for seed in seeds
+            }
+            for seeds in (range(3), (0,), (0,))
+        )
+        monkeypatch.setattr(
+            "unet_lib.results.figures",
+            lambda run, *_, seen=seen: {"pixel_error": seen[run.name]},
+        )
+        if not trial:
+            for run in seen:
+                (tmp_path / run).mkdir()
+        band = seed_band(tmp_path, 7, folds=2)["pixel_error"]
+        change = np.mean([first[f"{fold}-0"] - second[f"{fold}-0"] for fold in (2, 4)])
+        inside.append(abs(change) <= band)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.025)
+
+
+def test_training_scores(records, scores, tmp_path):
+    record = {"scores": {}, "training": scores[1].to_dict()}
+    (tmp_path / "scores.json").write_text(json.dumps(record))
+    assert training_figures(tmp_path)["v_rand"] == scores[1].v_rand
+    assert training_figures(records / "one") is None  # older than these scores
+
+
+def test_what_others_have_reported():
+    path = Path(__file__).parent.parent / "results" / "authors.toml"
+    found = reported(path)
+    assert found["warping_error"] == 0.000353  # Table 1 of the paper
+    assert set(found) == set(METRICS)
+    assert "v_rand" not in reported(path, "second human")
+    with pytest.raises(ValueError, match=r"entries .*U-Net.*, not 'SegNet'"):
+        reported(path, "SegNet")
 
 
 def test_as_error():
@@ -124,11 +184,7 @@ def test_what_a_record_does_not_have(records):
         figures(one, 7, 0.55)
     with pytest.raises(ValueError, match=r"no warping_error at a threshold of 1"):
         figures(one, 7, 1)  # as the challenge's has none
-    with pytest.raises(ValueError, match=r"figure of pixel_error, .*, got 'dice'"):
+    with pytest.raises(ValueError, match=r"score of pixel_error, .*, got 'dice'"):
         per_slice(one, "dice", 7)
-    with pytest.raises(ValueError, match=r"same slices, got .*one of \[6, 7, 8\] and"):
-        paired_differences(one, records / "next", "v_rand", 7)
-    with pytest.raises(ValueError, match=r"one.scores\.json has .* 7, not 8"):
-        paired_differences(two, one, "v_rand", 8)
     with pytest.raises(FileNotFoundError):
         figures(records / "nowhere", 7)

@@ -1,9 +1,11 @@
-"""What the records of experiments say: figures, slices, differences of pairs.
+"""Reading records of experiments: scores, their spread, and what a seed changes.
 
-Built in :doc:`results`.
+Scores are of all held-out slices of a run pooled, as the challenge takes them. Built in
+:doc:`results`.
 """
 
 import json
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +13,31 @@ import numpy as np
 
 from unet_lib.metrics import ERRORS
 
+__all__ = [
+    "Spread",
+    "as_error",
+    "changes",
+    "figures",
+    "per_slice",
+    "reported",
+    "seed_band",
+    "spreads",
+    "training_figures",
+]
+
 
 def as_error(name: str, value):
-    """A figure as an error, 0 is best: one minus a V-Rand or a V-Info."""
+    """A score as an error, 0 is best: one minus a V-Rand or a V-Info.
+
+    Example:
+        >>> as_error("v_rand", 0.75), as_error("pixel_error", 0.06)
+        (0.25, 0.06)
+    """
     return value if name in ERRORS else 1 - value
 
 
 def figures(folder: str | Path, versions: int, threshold: float | None = None) -> dict:
-    """The five figures of a record, by name.
+    """The five scores of a record's held-out slices, pooled, by name.
 
     Args:
         folder: of the record, results/scale/variant/fold-seed.
@@ -30,8 +49,52 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
         ValueError: for what the record does not have.
         OSError: where there is no record.
     """
+    return _at(_curves(folder, versions), threshold, folder)
+
+
+def training_figures(
+    folder: str | Path, threshold: float | None = None
+) -> dict[str, float] | None:
+    """The five scores of the slices that a run trained on, in one pass.
+
+    The distance to `figures(folder, 1)` says how far a network has overfitted.
+
+    Args:
+        folder: of the record.
+        threshold: as for `figures`.
+
+    Returns:
+        None for a record made before these were scored.
+    """
+    training = _read(folder).get("training")
+    return training and _at(training["figures"], threshold, folder)
+
+
+def reported(path: str | Path, name: str = "U-Net") -> dict[str, float]:
+    """The scores that others have reported for an entry of the challenge.
+
+    Args:
+        path: of the file with the sources, the book's results/authors.toml.
+        name: of the entry.
+
+    Raises:
+        ValueError: for an entry that the file does not have.
+        OSError: for a file that cannot be read.
+    """
+    sources = tomllib.loads(Path(path).read_text(encoding="utf-8"))["sources"]
     found = {}
-    for name, curve in _curves(folder, versions).items():
+    for source in sources:
+        found |= source["scores"].get(name, {})
+    if not found:
+        known = sorted({entry for source in sources for entry in source["scores"]})
+        raise ValueError(f"{path} has the entries {', '.join(known)}, not {name!r}.")
+    return found
+
+
+def _at(curves: dict[str, dict], threshold: float | None, folder) -> dict:
+    """The values of curves at a threshold, or at the best of each."""
+    found = {}
+    for name, curve in curves.items():
         if threshold is None:
             found[name] = curve["value"]
             continue
@@ -43,17 +106,18 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
 
 
 class Spread(NamedTuple):
-    """One figure over the runs of a variant."""
+    """One score over the runs of a variant."""
 
     mean: float  # of the folds, each the mean of its seeds
     folds: float  # standard deviation of the folds, NaN for a single one
     seeds: float  # standard deviation of a fold's seeds, NaN where none has two
+    freedom: int  # degrees of freedom of `seeds`
 
 
 def spreads(
     folder: str | Path, versions: int, threshold: float | None = None
 ) -> dict[str, Spread]:
-    """The five figures of a variant over all its runs with a fold held out, by name.
+    """The five scores of a variant over all its runs with a fold held out, by name.
 
     Each fold weighs the same, however many seeds it has been trained with.
 
@@ -80,8 +144,76 @@ def spreads(
             float(np.mean(means)),
             _deviation(means, len(means) - 1),
             _deviation(apart, len(apart) - len(means)),
+            len(apart) - len(means),
         )
     return result
+
+
+def changes(
+    folder: str | Path, other: str | Path, versions: int, threshold: float | None = None
+) -> dict[str, dict[str, float]]:
+    """How much larger each error of a variant's runs is than those of another's.
+
+    Args:
+        folder: of the variant that is asked about, results/scale/variant.
+        other: of the one that it is compared with.
+        versions: as for `figures`, of both.
+        threshold: as for `figures`.
+
+    Returns:
+        For each score a dictionary of the runs that both have, such as ``"2-0"``,
+        with the difference; above 0 where the first is worse. V-Rand and V-Info
+        are turned into errors.
+
+    Raises:
+        ValueError: for two runs of one name that were scored on other slices, and
+            for what a record does not have.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for run in sorted(Path(folder).glob("[1-9]-*")):
+        pair = run, Path(other) / run.name
+        if not pair[1].exists():
+            continue
+        slices, other_slices = (_read(one)["slices"] for one in pair)
+        if slices != other_slices:
+            raise ValueError(
+                f"Expected two records of the same slices, got {run} of {slices} and "
+                f"{pair[1]} of {other_slices}."
+            )
+        mine, theirs = (figures(one, versions, threshold) for one in pair)
+        for name in mine:
+            change = as_error(name, mine[name]) - as_error(name, theirs[name])
+            found.setdefault(name, {})[run.name] = change
+    return found
+
+
+def seed_band(
+    folder: str | Path, versions: int, folds: int, threshold: float | None = None
+) -> dict[str, float]:
+    """How far another seed alone moves a mean difference of so many folds.
+
+    A variant that changes nothing but the seed stays within plus or minus this, by
+    score, in 95 % of cases: the yardstick of an ablation. The deviation comes from all
+    seeds that each fold of `folder` has been trained with, taken to be equal in all
+    folds; a difference of two runs has twice its variance.
+
+    Args:
+        folder: of the variant that the ablations are compared with.
+        versions: as for `figures`.
+        folds: that an ablation's mean is taken over, one pair of runs each.
+        threshold: as for `figures`.
+
+    Returns:
+        NaN where no fold has been trained with two seeds.
+    """
+    from scipy.stats import t
+
+    return {
+        name: float(t.ppf(0.975, one.freedom) * one.seeds * np.sqrt(2 / folds))
+        if one.freedom
+        else float("nan")
+        for name, one in spreads(folder, versions, threshold).items()
+    }
 
 
 def _deviation(values, freedom: int) -> float:
@@ -91,11 +223,11 @@ def _deviation(values, freedom: int) -> float:
 
 
 def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
-    """One figure of each held-out slice, at the threshold that suits them all best.
+    """One score of each held-out slice, at the threshold that suits them all best.
 
     Args:
         folder: of the record.
-        name: of the figure, of `metrics.METRICS`.
+        name: of the score, of `metrics.METRICS`.
         versions: as for `figures`.
 
     Returns:
@@ -107,40 +239,10 @@ def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
     """
     curves = _curves(folder, versions)
     if name not in curves:
-        raise ValueError(f"Expected a figure of {', '.join(curves)}, got {name!r}.")
+        raise ValueError(f"Expected a score of {', '.join(curves)}, got {name!r}.")
     curve = curves[name]
     column = curve["thresholds"].index(curve["threshold"])
     return np.array(curve["per_slice"], np.float64)[:, column]
-
-
-def paired_differences(
-    folder: str | Path, other: str | Path, name: str, versions: int
-) -> np.ndarray:
-    """How much larger an error is than in another record, slice by slice.
-
-    Args:
-        folder: of the record that is asked about.
-        other: the folder of the one that it is compared with, of the same slices.
-        name: of the figure; V-Rand and V-Info are turned into errors.
-        versions: as for `figures`, of both.
-
-    Returns:
-        ``(slices,)``, float64; above 0 where the first is worse.
-
-    Raises:
-        ValueError: for records of other slices, and for what a record does not have.
-        OSError: where there is no record.
-    """
-    slices, other_slices = (_read(one)["slices"] for one in (folder, other))
-    if slices != other_slices:
-        raise ValueError(
-            f"Expected two records of the same slices, got {folder} of {slices} and "
-            f"{other} of {other_slices}."
-        )
-    mine, theirs = (
-        as_error(name, per_slice(one, name, versions)) for one in (folder, other)
-    )
-    return mine - theirs
 
 
 def _read(folder: str | Path) -> dict:
