@@ -23,7 +23,7 @@ from unet_lib.results.table import read_table, run_table, state
 from unet_lib.train import TrainConfig, checkpoint, steps
 from unet_lib.weights import weight_map
 
-REAL = Path(__file__).parent.parent / "results" / "table.toml"
+REAL = Path(__file__).parent.parent / "results" / "experiments.toml"
 
 # Five slices: each of the five folds holds one out.
 IMAGES, LABELS = synthetic_em(slices=5, size=48, seed=1)

@@ -84,7 +84,8 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
         raise ValueError(
             f"{path} does not hold a network written by unet_lib.save_network: {error}."
         ) from error
-    return network.to(device, memory_format=memory_format(device)).eval()
+    layout = memory_format(device)
+    return network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]
 
 
 def _network_of(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> UNet:
