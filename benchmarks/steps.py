@@ -9,9 +9,9 @@ from torch import nn
 from unet_lib import UNet
 from unet_lib.augment import Draw, TileSampler
 from unet_lib.data import Stacks
-from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
-from unet_lib.train import TrainConfig
+from unet_lib.train import TrainConfig, train_step
+from unet_lib.train.steps import build_network, build_optimiser, seed_step
 from unet_lib.weights import weight_map
 
 
@@ -64,32 +64,20 @@ class Steps:
         device: str,
         memory_format: torch.memory_format = torch.channels_last,
     ):
-        self.config, self.tiles, self.device, self.taken = config, tiles, device, 0
+        self.config, self.tiles, self.taken = config, tiles, 0
+        self.device = torch.device(device)
         torch.manual_seed(config.seed)
-        self.network = UNet(
-            base_channels=config.base_channels,
-            depth=config.depth,
-            dropout=config.dropout,
-        ).to(device, memory_format=memory_format)
-        self.optimiser = torch.optim.SGD(
-            self.network.parameters(), config.learning_rate, config.momentum
-        )
+        self.network = build_network(config, device).to(memory_format=memory_format)
+        self.optimiser = build_optimiser(config, self.network)
         self.forward = self.network
         if config.compile:
             self.forward = torch.compile(self.network, dynamic=False)
 
     def __call__(self) -> torch.Tensor:
-        torch.manual_seed(self.config.seed * 1_000_003 + self.taken)
-        image, label, weight = next(self.tiles)
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(self.device, torch.bfloat16, enabled=half):
-            scores = self.forward(image)
-        loss = weighted_cross_entropy(scores, label, weight)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        seed_step(self.config, self.taken, self.device)
         self.taken += 1
-        return loss.detach()
+        precision = self.config.precision
+        return train_step(self.forward, self.optimiser, *next(self.tiles), precision)
 
     def losses(self, count: int) -> list[float]:
         """Of the next steps, without drop-out.

@@ -33,7 +33,7 @@ class Rung:
         return self.config.precision == "bfloat16"
 
     def take(self, count: int) -> None:
-        # As `fit` sets it, but for TF32: PyTorch allows it where it is not told.
+        # As `fit` sets it, but for TF32, which `fit` does without and PyTorch allows.
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=True, allow_tf32=self.tf32
         ):

@@ -46,13 +46,14 @@ faulthandler.dump_traceback_later(120, exit=True)  # where it waits, if it does
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from unet_lib import cli, data
 from unet_lib.train import TileSampler, TrainConfig, fit
 
 here, config = Path(sys.argv[1]), TrainConfig.from_dict(json.loads(sys.argv[2]))
-rank, noted = os.environ["RANK"], {"tiles": [], "wandb": 0}
+rank, noted = os.environ["RANK"], {"tiles": [], "seeds": [], "wandb": 0}
 with np.load(here / "arrays.npz", allow_pickle=False) as file:
     images, labels = file["images"], file["labels"]
 
@@ -67,6 +68,7 @@ wandb.init, wandb.Image = init, lambda pixels: pixels
 batch = TileSampler.batch
 def spy(self, tiles):
     noted["tiles"].append(list(tiles))
+    noted["seeds"].append(torch.initial_seed())
     return batch(self, tiles)
 
 def keep(optimiser, *rest):
@@ -146,6 +148,12 @@ def test_the_shares_of_each_step_are_its_batch(both):
     for step, shares in enumerate(steps):
         tiles = sorted(tile for share in shares for tile in share)
         assert tiles == list(range(step * CONFIG.batch, (step + 1) * CONFIG.batch))
+
+
+def test_each_draws_a_dropout_of_its_own(both):
+    mine, theirs = (noted["seeds"] for noted in both.at)
+    assert len({*mine, *theirs}) == 2 * CONFIG.steps
+    assert mine == list(range(CONFIG.steps))  # as one process alone
 
 
 def test_gradients_are_those_of_one_process(both):

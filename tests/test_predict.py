@@ -384,7 +384,7 @@ def test_a_gpu_gives_the_same(gpu, versions):
     images = np.random.default_rng(9).random((3, 20, 31), np.float32)
     expected = predict(network, images, versions=versions)
     ours = predict(network.to(gpu), images, versions=versions, max_pixels=50**2)
-    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    np.testing.assert_allclose(ours, expected, atol=4e-3)  # of TF32: 10 of 23 bits
 
 
 IMAGE = np.zeros((8, 8))

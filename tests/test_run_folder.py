@@ -132,6 +132,13 @@ def test_a_run_of_an_older_release_goes_on(finished, begun):
     assert (begun / name).read_bytes() == (finished / name).read_bytes()
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match="run is a file; give the run a folder"):
+        run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 # Who is at work in it.
 
 HOLDER = """

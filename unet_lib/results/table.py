@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -67,7 +67,8 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
             pattern that no name fits.
         OSError: for a file that cannot be read.
     """
-    place, rows, experiments = f"{path}", {}, []
+    place, experiments = f"{path}", []
+    rows: dict[tuple[Any, ...], None] = {}
     table = read_toml(Path(path))
     try:
         for number, run in enumerate(table["runs"], 1):
@@ -95,7 +96,9 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
     return experiments
 
 
-def _experiment(table, scale, variant, fold, seed, slices) -> Experiment:
+def _experiment(
+    table: dict[str, Any], scale: str, variant: str, fold: Any, seed: Any, slices: int
+) -> Experiment:
     if fold not in range(FOLDS + 1):
         raise ValueError(f"folds are 1 to {FOLDS}, or 0 for none, not {fold!r}.")
     shared, changed = table["scales"][scale], table["variants"][variant]
@@ -103,7 +106,8 @@ def _experiment(table, scale, variant, fold, seed, slices) -> Experiment:
     needed = shared.get("variants", {})
     if unknown := sorted(set(needed) - set(table["variants"])):
         raise ValueError(f"the scale names no variant(s) of the table: {unknown}.")
-    fields, turned = {}, {}
+    fields: dict[str, Any] = {}
+    turned: dict[str, Any] = {}
     for layer in (shared, changed, needed.get(variant, {})):
         fields |= layer
         turned |= layer.get("augmentation", {})
@@ -223,7 +227,13 @@ def run_table(
     return made
 
 
-def _make(experiment, stacks, work, results, progress) -> None:
+def _make(
+    experiment: Experiment,
+    stacks: data.Stacks,
+    work: Path,
+    results: Path,
+    progress: bool,
+) -> None:
     """Train, predict what was held out (or the test stack), score, record."""
     folder = work / experiment.name
     network = fit(
@@ -232,12 +242,12 @@ def _make(experiment, stacks, work, results, progress) -> None:
     if experiment.fold:
         slices = list(experiment.scored)
         images, labels = stacks.train_images[slices], stacks.train_labels[slices]
-        looks = VERSIONS
+        looks: tuple[int, ...] = VERSIONS
     else:  # the test stack is scored once, in the way that the variant names
         slices = list(range(len(stacks.test_images)))
         images, labels = stacks.test_images, stacks.test_labels
         looks = (experiment.versions,)
-    scores, masks = {}, None
+    scores: dict[int, dict[str, Any]] = {}
     for versions in looks:
         probabilities = predict(network, images, versions=versions)
         if labels is not None:
@@ -261,7 +271,9 @@ def _make(experiment, stacks, work, results, progress) -> None:
     _record(folder, results / experiment.name, record, masks)
 
 
-def _record(folder: Path, target: Path, record: dict, masks: np.ndarray) -> None:
+def _record(
+    folder: Path, target: Path, record: dict[str, Any], masks: np.ndarray
+) -> None:
     """Copy what is small into the folder of results, all of it or nothing."""
     temporary = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed

@@ -6,7 +6,7 @@ Built in :doc:`training`.
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,8 @@ def fit(
             "from 0 to the last slice, and leave some to train on."
         )
     folder = None if folder is None else Path(folder)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the run a folder, new or its own.")
     watchers = check_watchers(watchers, folder)
     processes = join(config.device, config.batch)
     failed = True
@@ -187,7 +189,7 @@ def _watchers(
 def _train(job: _Job, state: State, sampler: TileSampler) -> None:
     """The loop: steps, some of which are logged, watched or saved."""
     config, processes = job.config, job.processes
-    forward = processes.wrap(state.network)
+    forward: Callable[..., torch.Tensor] = processes.wrap(state.network)
     if config.compile:
         forward = torch.compile(forward, dynamic=False)
     before = state.history[-1]["seconds"] if state.history else 0

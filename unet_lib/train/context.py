@@ -26,8 +26,8 @@ def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
         os.environ.setdefault(WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     # All tiles are of one size: let cuDNN try which algorithm is fastest for it.
-    wanted = [(torch.backends.cudnn, "benchmark", not config.deterministic)]
-    wanted += _without_tf32()
+    search = (torch.backends.cudnn, "benchmark", not config.deterministic)
+    wanted = [search, *_without_tf32()]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
     _set(wanted)
     try:
@@ -42,7 +42,8 @@ def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 def _without_tf32() -> list[tuple[Any, str, Any]]:
     """Settings under which float32 is float32: TF32 keeps 10 of its 23 bits."""
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    products: Any = torch.backends.cuda.matmul
     try:
         _ = convolutions.allow_tf32, products.allow_tf32
     except RuntimeError:  # they were set by PyTorch's newer names
@@ -59,7 +60,7 @@ def _set(values: list[tuple[Any, str, Any]]) -> None:
 @contextmanager
 def random_numbers_kept(device: torch.device) -> Iterator[None]:
     """Put back what PyTorch's random numbers on the CPU and on a device were."""
-    modules = [torch]
+    modules: list[Any] = [torch]
     if device.type != "cpu":
         modules.append(torch.get_device_module(device))
     before = [module.get_rng_state() for module in modules]
@@ -87,13 +88,6 @@ def explained(
             f"tile(s) of {config.tile} pixels ({str(error).splitlines()[0]}). Take a "
             f"smaller batch or tile ({_smaller_tiles(config)}), or "
             'precision="bfloat16", in another folder. The last checkpoint is whole.'
-        ) from error
-    except OSError as error:
-        if folder is None or folder.exists():
-            raise
-        raise OSError(
-            f"{folder} is gone: it was deleted or moved during the run ({error}). Put "
-            "it back and give the same command again, or start again in another folder."
         ) from error
 
 

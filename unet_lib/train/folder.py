@@ -31,7 +31,8 @@ FREE = {"device", "watch_at", "save_every"}
 def held(folder: Path) -> Iterator[None]:
     """Keep a folder to this process; a killed process's hold ends with it.
 
-    BlockingIOError, which says who has it, where another process does.
+    BlockingIOError, which says who has it, where another process does; OSError for
+    one that goes away meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "in-use.lock")
@@ -49,6 +50,13 @@ def held(folder: Path) -> Iterator[None]:
     try:
         holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
         yield
+    except OSError as error:
+        if folder.exists():
+            raise
+        raise OSError(
+            f"{folder} is gone: it was deleted or moved during the run ({error}). Put "
+            "it back and give the same command again, or start again in another folder."
+        ) from error
     finally:
         with suppress(OSError):  # the folder may be gone
             holder.unlink()
@@ -60,7 +68,7 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
     found = {}
     for name, array, dtype in (("images", images, "<f4"), ("labels", labels, "u1")):
         hashed = hashlib.sha256(str(array.shape).encode())
-        hashed.update(np.ascontiguousarray(array, dtype))
+        hashed.update(np.ascontiguousarray(array, dtype).data)
         found[name] = hashed.hexdigest()
     return found
 

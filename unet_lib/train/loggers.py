@@ -77,6 +77,8 @@ def open_watchers(
         ImportError: for one that is not installed.
     """
     names = check_watchers(names, folder)
+    if folder is None:
+        return []
     return [WATCHERS[name](folder, fields, step) for name in names]
 
 
@@ -125,7 +127,7 @@ class _WeightsAndBiases(Watcher):
     """
 
     def __init__(self, folder: Path, fields: dict[str, Any], step: int):
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         if mode != "online":
             # Off line too it would send reports on itself.
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

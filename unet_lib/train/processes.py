@@ -6,9 +6,9 @@ that one process would take with all the tiles. Used in :doc:`training`.
 """
 
 import os
+from dataclasses import dataclass
 from functools import cache
 from itertools import count as count_from
-from typing import NamedTuple
 
 import torch
 from torch import distributed
@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 RUNS = count_from()  # of this process
 
 
-class Processes(NamedTuple):
+@dataclass(frozen=True)
+class Processes:
     """This process among those that train together."""
 
     rank: int  # 0 writes and reports

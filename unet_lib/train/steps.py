@@ -4,6 +4,7 @@ Used in :doc:`training`.
 """
 
 import copy
+from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
@@ -80,6 +81,17 @@ def seed_all(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
+def seed_step(
+    config: TrainConfig, step: int, device: torch.device, rank: int = 0
+) -> None:
+    """Seed the dropout of a step.
+
+    Like its tiles it depends on the seed and the step alone, so a resumed run goes on
+    as if it had not been stopped. Each of several processes draws its own.
+    """
+    seed_all(config.seed * 1_000_003 + step + rank * 10**12, device)
+
+
 def begin(config: TrainConfig, device: torch.device) -> State:
     """The state of a run before its first step."""
     seed_all(config.seed, device)
@@ -95,7 +107,7 @@ def begin(config: TrainConfig, device: torch.device) -> State:
 
 
 def train_step(
-    network: nn.Module,
+    network: Callable[[torch.Tensor], torch.Tensor],
     optimiser: torch.optim.Optimizer,
     image: torch.Tensor,
     label: torch.Tensor,
@@ -106,7 +118,8 @@ def train_step(
     """Take one step against the gradient of the loss of a batch.
 
     Args:
-        network: in training mode; its scores are ``(batch, classes, height, width)``.
+        network: a `UNet` in training mode, or what wraps it; its scores are
+            ``(batch, classes, height, width)``.
         optimiser: of the network's parameters.
         image: as the network takes it.
         label: int64 ``(batch, height, width)``, the class of each output pixel.
@@ -162,7 +175,7 @@ def update_average(averaged: UNet, network: UNet, decay: float, first: bool) -> 
 
 def next_step(
     state: State,
-    forward: nn.Module,
+    forward: Callable[[torch.Tensor], torch.Tensor],
     sampler: TileSampler,
     config: TrainConfig,
     tiles: range,
@@ -178,10 +191,7 @@ def next_step(
         tiles: numbers of the step's tiles that this process takes.
         rank: of this process, which draws a dropout of its own.
     """
-    # Tiles and dropout depend on the seed and the step alone, so a resumed run goes
-    # on as if it had not been stopped.
-    seed = config.seed * 1_000_003 + state.step + rank * 10**12
-    seed_all(seed, sampler.device)
+    seed_step(config, state.step, sampler.device, rank)
     image, label, weight = sampler.batch(tiles)
     for group in state.optimiser.param_groups:
         group["lr"] = config.rate(state.step)
