@@ -1,4 +1,4 @@
-"""The challenge's figures against its own software, by counting and by properties.
+"""The challenge's metrics against its own software, by counting and by properties.
 
 metrics-golden/ holds synthetic cases and what the challenge's plugin gave for
 them, threshold by threshold.
@@ -357,6 +357,25 @@ def test_labels_without_cell_and_without_membrane_are_named():
     assert "slices 0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, ..." in warned(labels, labels)
 
 
+def test_a_single_cell_is_named():
+    """V-Info is 0 there for the perfect map: one cell holds no information."""
+    labels = np.zeros((3, 24, 24), np.uint8)
+    labels[0, 3:12, 3:12] = 1
+    labels[1:, 2:22, 2:22] = 1
+    labels[1:, :, 11:13] = 0
+    scores = evaluate(labels, labels.astype(np.float32))
+    assert scores.v_info == pytest.approx(2 / 3)
+    assert len(scores.warnings) == 1
+    assert "a single cell in slice 0 (counted from 0): V-Info is 0" in warned(
+        labels, labels
+    )
+    assert evaluate(labels[1:], labels[1:]).warnings == []
+    # At a corner two cells do not touch.
+    assert evaluate(np.eye(4, dtype=int), np.eye(4)).warnings == []
+    (full,) = evaluate(np.ones((9, 9), int), np.ones((9, 9))).warnings
+    assert "all cell" in full
+
+
 def test_the_stand_in_s_own_images_are_not_flagged_as_membrane():
     images, labels = synthetic_em(1, 128, seed=3)
     assert "of membrane" not in warned(labels, images)
@@ -411,16 +430,18 @@ LABELS, HALVES = np.eye(4, dtype=int), np.full((4, 4), 0.5)
     ("labels", "probabilities", "message"),
     [
         (LABELS, HALVES[:3], r"got \(4, 4\) and \(3, 4\)"),
-        (LABELS[0], HALVES[0], "one shape"),
-        (LABELS[None, None], HALVES[None, None], "one shape"),
+        (LABELS[0], HALVES[0], r"labels of shape .* got \(4,\)"),
+        (LABELS[None, None], HALVES[None, None], r"got \(1, 1, 4, 4\)"),
         (LABELS[:0], HALVES[:0], "at least one pixel"),
         (LABELS * 255, HALVES, "pass labels > 0"),
-        (LABELS - 1, HALVES, "from -1 to 0"),
+        (LABELS - 1, HALVES, r"from -1 to 0, 12 pixel\(s\) of 1 .* such as -1"),
+        (LABELS * 7 + LABELS[::-1], HALVES, r"8 pixel|4 pixel\(s\) of 1 .* such as 7"),
+        (np.zeros((20, 30, 3), int), np.zeros((20, 30, 3)), "looks like color"),
         (LABELS * 0.5, HALVES, "0 .membrane. and 1"),
         (LABELS * np.nan, HALVES, "0 .membrane. and 1"),
         (LABELS, HALVES * np.nan, "NaN"),
         (LABELS, HALVES * np.inf, "infinity"),
-        (LABELS, HALVES * 255, "divide a map in 0..255 by 255"),
+        (LABELS, HALVES * 255, r"pass probabilities / np\.float32\(255\)"),
         (LABELS, HALVES - 0.6, "from -0.1 to -0.1"),
     ],
 )

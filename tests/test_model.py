@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from unet_lib import networks
-from unet_lib.model import UNet, centre_crop, initialise
+from unet_lib.model import (
+    UNet,
+    check_batch_norm,
+    initialise,
+    input_size,
+    move_to,
+    output_size,
+    unwrapped,
+    valid_sizes,
+)
 from unet_lib.networks import load_network, save_network
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -337,10 +347,115 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert again.arguments == UNet(base_channels=1, depth=1, dropout=0.0).arguments
 
 
-def test_centre_crop():
-    rows = torch.arange(10).view(1, 1, 10, 1).expand(1, 1, 10, 8)
-    assert centre_crop(rows, (4, 8))[0, 0, :, 0].tolist() == [3, 4, 5, 6]
-    assert centre_crop(rows, (10, 2)).shape == (1, 1, 10, 2)
+def test_size_arithmetic_needs_no_network():
+    """Its defaults are the paper's, and a network's own numbers are the same."""
+    assert (output_size(572), input_size(388)) == (388, 572)
+    assert valid_sizes(560, 610) == [572, 588, 604]
+    padded = UNet(base_channels=1, depth=3, padding="same")
+    assert output_size(40, 3, "same") == padded.output_size(40) == 40
+    assert input_size(33, 3, "same") == padded.input_size(33) == 40
+    assert valid_sizes(1, 30, 3, "same") == padded.valid_sizes(1, 30) == [8, 16, 24]
+
+
+# Other tools read a network by a trace of it, which knows no sizes.
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.jit, which is deprecated
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_traced_network_is_the_network(padding):
+    network = small(padding=padding)
+    sizes = [network.input_size(n) for n in (5, 9, 21)]
+    first, other = (
+        torch.randn(n, 1, height, width, dtype=torch.float64)
+        for n, height, width in [(1, sizes[0], sizes[1]), (2, sizes[2], sizes[0])]
+    )
+    with torch.no_grad():
+        traced = torch.jit.trace(network, first)
+        for images in (first, other):
+            assert torch.equal(traced(images), network(images))
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_exported_network_takes_other_sizes(depth):
+    network, step = small(depth=depth), 2**depth
+    least = network.input_size(8)
+    rows, columns = (step * torch.export.Dim(n, min=4, max=90) for n in "hw")
+    sizes = {"images": {0: torch.export.Dim("batch", max=9), 2: rows, 3: columns}}
+    images = torch.randn(2, 1, least, least + step, dtype=torch.float64)
+    if least % step:  # the exporter knows sizes as multiples alone
+        sizes = {"images": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
+    exported = torch.export.export(network, (images,), dynamic_shapes=sizes).module()
+    other = torch.randn(1, 1, least + 2 * step, least, dtype=torch.float64)
+    with torch.no_grad():
+        for one in (images, other):
+            torch.testing.assert_close(exported(one), network(one))
+
+
+# Batch normalization over a single pixel.
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_single_pixel_is_refused_where_pytorch_would_fail(depth, padding, batch):
+    network = UNet(1, 2, 1, depth, padding, batch_norm=True).train()
+    check, network._check = network._check, lambda images: None
+    for height in network.valid_sizes(1, network.input_size(1) + 2**depth):
+        width = network.input_size(1)
+        images = torch.randn(batch, 1, height, width)
+        try:
+            network(images)
+        except ValueError as error:  # PyTorch's own
+            assert "more than 1 value per channel" in str(error)
+            with pytest.raises(ValueError, match="tile of .* or a batch of 2"):
+                check_batch_norm(batch, (height, width), depth, padding)
+            with pytest.raises(ValueError, match="lowest level"):
+                check(images)
+            network.eval()
+            check(images)  # prediction takes the recorded statistics
+            network.train()
+        else:
+            check_batch_norm(batch, (height, width), depth, padding)
+            check(images)
+
+
+# Wrappers.
+
+
+def wrappers():
+    network = small().float()
+    yield network, network
+    yield network, nn.DataParallel(network)
+    yield network, torch.compile(network)
+    yield network, nn.DataParallel(torch.compile(network))
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    yield averaged.module, averaged
+
+
+def test_a_wrapped_network_is_saved(tmp_path):
+    path = tmp_path / "network.safetensors"
+    for network, wrapped in wrappers():
+        assert unwrapped(wrapped) is network
+        save_network(wrapped, path)
+        loaded = load_network(path).state_dict()
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(loaded[name], tensor)
+    with pytest.raises(ValueError, match="got DataParallel"):
+        save_network(nn.DataParallel(nn.ReLU()), path)
+
+
+def test_weights_lie_channels_last_but_on_mps():
+    with FakeTensorMode():
+        for device, order in [
+            ("cpu", torch.channels_last),
+            ("cuda", torch.channels_last),
+            ("mps", torch.contiguous_format),
+        ]:
+            network = UNet(base_channels=2, depth=1)
+            network.to(memory_format=torch.channels_last)
+            weight = move_to(network, device).contracting[1][2].weight
+            assert weight.device.type == device
+            assert weight.is_contiguous(memory_format=order)
 
 
 ODD = {

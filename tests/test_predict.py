@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -38,12 +39,12 @@ def mirrored(length, before, after):
 
 
 def whole(network, image):
-    """The soft-max of class 1 from one pass over the mirrored image."""
+    """The softmax of class 1 from one pass over the mirrored image."""
     return all_classes(network, image[None])[1]
 
 
 def all_classes(network, image):
-    """The soft-max from one pass over an image mirrored, channels first."""
+    """The softmax from one pass over an image mirrored, channels first."""
     shape = image.shape[1:]
     sizes = [network.input_size(length) for length in shape]
     borders = [(n - network.output_size(n)) // 2 for n in sizes]
@@ -224,8 +225,102 @@ def test_no_pass_is_above_the_bound(monkeypatch, bound):
     # No pass is left emptier than it must be, but the last ones of a slice.
     smallest = min(h * w for _, _, h, w in shapes)
     assert max(passes) > bound - smallest or bound == 10**6
-    with pytest.raises(ValueError, match="allow at least"):
+    with pytest.raises(ValueError, match=r"take max_pixels=\d+ or more"):
         predict(network, images, max_pixels=network.input_size(4) ** 2 - 1)
+
+
+def test_slices_of_few_columns_are_not_color():
+    """Below 16 rows of 3 or 4 pixels they are slices, and so are channels first."""
+    for shape in [(15, 20, 3), (20, 15, 4), (3, 40, 50), (40, 50, 5), (50, 3)]:
+        assert predict(NETWORKS[1], np.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("versions", [1, 7, 8])
+def test_no_more_is_moved_than_the_bound(monkeypatch, versions):
+    """Images and scores stay in the host's memory, all but the tiles of a pass."""
+    network = tiny(2)
+    moved = []
+    to = torch.Tensor.to
+
+    def recorded(tensor, *where, **options):
+        if torch.device("cpu") in where or network.classify.weight in where:
+            moved.append(tensor.numel())
+        return to(tensor, *where, **options)
+
+    bound = network.input_size(16) ** 2
+    shapes = spy(monkeypatch, network)
+    monkeypatch.setattr(torch.Tensor, "to", recorded)
+    predict(network, np.zeros((3, 60, 70)), versions=versions, max_pixels=bound)
+    assert moved == [math.prod(shape) for shape in shapes]
+    assert len(moved) > versions
+    assert max(moved) <= bound
+
+
+ERRORS = [
+    lambda: torch.empty(10**14),  # the CPU's own
+    lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")),
+    lambda: (_ for _ in ()).throw(RuntimeError("MPS backend out of memory (MPS")),
+]
+
+
+@pytest.mark.parametrize("fail", ERRORS)
+@pytest.mark.parametrize("options", [{}, {"tile": 92}, {"versions": 7}])
+def test_out_of_memory_is_told_and_its_advice_leads_out(monkeypatch, fail, options):
+    network, images = tiny(2), np.random.default_rng(0).random((2, 60, 50))
+    expected = predict(network, images, versions=options.get("versions", 1))
+    forward, available = network.forward, network.input_size(4) ** 2
+
+    def limited(batch):
+        return fail() if batch[:, 0].numel() > available else forward(batch)
+
+    monkeypatch.setattr(network, "forward", limited)
+    for _ in range(20):
+        try:
+            found = predict(network, images, **options)
+        except MemoryError as error:
+            message = str(error)
+            assert re.search("memory of cpu does not hold a pass of .* pixels", message)
+            assert isinstance(error.__cause__, RuntimeError)
+            assert ("tile" in options) <= ("and no tile" in message)
+            less = int(re.search(r"max_pixels=(\d+)", message)[1])
+            assert less < options.get("max_pixels", less + 1)
+            options = {k: v for k, v in options.items() if k != "tile"}
+            options["max_pixels"] = less
+        else:
+            break
+    np.testing.assert_allclose(found, expected, atol=2e-7)
+
+
+def test_where_no_smaller_pass_is_possible_none_is_named(monkeypatch):
+    network = tiny(1, padding="same")
+    monkeypatch.setattr(network, "forward", lambda batch: torch.empty(10**14))
+    with pytest.raises(MemoryError, match=r"\)\. Take network\.bfloat16\(\)"):
+        predict(network, np.zeros((8, 8)))
+
+
+def test_other_errors_stay_what_they_are(monkeypatch):
+    network = tiny(1)
+
+    def fails(batch):
+        raise RuntimeError("cuDNN error")
+
+    monkeypatch.setattr(network, "forward", fails)
+    with pytest.raises(RuntimeError, match="cuDNN error"):
+        predict(network, np.zeros((8, 8)))
+
+
+def test_a_wrapped_network_predicts_the_same():
+    network = tiny(1)
+    image = np.random.default_rng(1).random((9, 12))
+    expected = predict(network, image)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    compiled = torch.compile(network, backend="eager")
+    for wrapped in (torch.nn.DataParallel(network), averaged, compiled):
+        wrapped.train()
+        np.testing.assert_allclose(predict(wrapped, image), expected, atol=1e-7)
+        assert not wrapped.training
+    with pytest.raises(ValueError, match="a UNet, or one in .* got Conv2d"):
+        predict(torch.nn.Conv2d(1, 2, 3), image)
 
 
 def test_each_slice_is_mirrored_once(monkeypatch):
@@ -398,16 +493,19 @@ SPOILT = [np.where(np.eye(8) > 0, value, 0.5) for value in (np.nan, np.inf)]
         (IMAGE[None, None], {}, r"got \(1, 1, 8, 8\)"),
         (IMAGE[:0], {}, "at least one pixel"),
         (IMAGE[None][:0], {}, "at least one pixel"),
-        (SPOILT[0], {}, "from nan to nan"),
-        (SPOILT[1], {}, "from 0.5 to inf"),
-        (IMAGE + 255, {}, "from 255 to 255; divide"),
+        (SPOILT[0], {}, "with NaN or infinity"),
+        (SPOILT[1], {}, "with NaN or infinity"),
+        (IMAGE + 255, {}, "from 255 to 255: pass"),
         (IMAGE - 1, {}, "from -1 to -1"),
-        (np.zeros((8, 8), np.uint8), {}, "got uint8; divide"),
+        (np.zeros((8, 8), np.uint8), {}, "got uint8 from 0 to 0: pass"),
         (IMAGE > 0, {}, "got bool"),
         (np.full((8, 8), "x"), {}, "floats"),
         (IMAGE, {"tile": 21}, "legal size"),
         (IMAGE, {"tile": 0}, "legal size"),
         (IMAGE, {"max_pixels": 10}, "max_pixels=10"),
+        (IMAGE, {"max_pixels": 1e6}, "max_pixels must be an integer"),
+        (np.zeros((40, 50, 3)), {}, r"looks like color \(height, width, 3\)"),
+        (np.zeros((16, 16, 4)), {}, r"looks like color \(height, width, 4\)"),
         (IMAGE, {"versions": 4}, "1, 7 or 8, not 4"),
         (IMAGE, {"versions": 0}, "1, 7 or 8, not 0"),
     ],
@@ -444,7 +542,7 @@ def test_tiles_of_a_padded_network_are_refused():
     network = tiny(2, padding="same")
     with pytest.raises(ValueError, match=r"seams: let one tile cover .* at least 12"):
         predict(network, np.zeros((8, 9)), tile=8)
-    with pytest.raises(ValueError, match="allow at least 96"):
+    with pytest.raises(ValueError, match="take max_pixels=96 or more"):
         predict(network, np.zeros((8, 9)), max_pixels=95)
 
 

@@ -8,7 +8,10 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +270,27 @@ def test_compiled_and_plain_give_the_same_pixels(monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+def test_threads_compile_a_loop_once(monkeypatch):
+    numba = pytest.importorskip("numba")
+    compilations, start = [], threading.Barrier(16)
+
+    def slow(**options):
+        compilations.append(options)
+        time.sleep(0.05)  # the others come in meanwhile
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", slow)
+    double = topology.compiled(lambda number: 2 * number)
+
+    def work(number):
+        start.wait()
+        return double(number)
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(work, range(16))) == [2 * n for n in range(16)]
+    assert compilations == [{"nogil": True}]
+
+
 WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None  # importing it raises ImportError
@@ -305,5 +329,8 @@ def test_refused():
         thin(np.ones((2, 3, 4), bool))
     with pytest.raises(ValueError, match="one slice"):
         warp(np.ones((0, 3)), np.ones((0, 3)))
+    for labels, map_ in [(2, 0.5), (1, 2.0), (1, np.nan)]:
+        with pytest.raises(ValueError, match="(labels of 0|probabilities from 0)"):
+            warp(np.full((2, 3), labels), np.full((2, 3), map_))
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
         mismatches(np.ones((2, 3)), np.ones((3, 2)))
