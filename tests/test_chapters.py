@@ -1,0 +1,70 @@
+"""What the boxes *Keep this* hold runs as it stands and gives the library's numbers."""
+
+import re
+
+import numpy as np
+import pytest
+import record
+import torch
+from torch import nn
+
+from unet_lib import UNet, weights
+from unet_lib.loss import weighted_cross_entropy
+from unet_lib.model import incoming_nodes
+
+
+def kept(name):
+    """Run the cell of the box *Keep this* alone; return what it defines."""
+    text = (record.BOOK / f"{name}.md").read_text("utf-8")
+    (box,) = re.findall(r":class: keep\n(.*?):::\{box-end\}", text, re.DOTALL)
+    (code,) = re.findall(r"```\{code-cell\} ipython3\n(.*?)^```$", box, re.S | re.M)
+    defined = {}
+    exec(compile(code, name, "exec"), defined)
+    return defined
+
+
+def test_the_network_to_keep_is_the_librarys():
+    torch.manual_seed(0)
+    ours = kept("architecture")["OurUNet"](channels=2, classes=3)
+    theirs = UNet(base_channels=2, num_classes=3)
+    theirs.load_state_dict(ours.state_dict())
+    tile = torch.rand(2, 1, 188, 204)  # height and width differ
+    scores = []
+    for network in (ours, theirs):
+        torch.manual_seed(1)  # the same dropout
+        scores.append(network(tile))
+    torch.testing.assert_close(*scores)
+
+
+def test_the_network_to_keep_starts_like_the_librarys():
+    torch.manual_seed(0)
+    ours = kept("architecture")["OurUNet"](channels=16)
+    layers = [
+        layer
+        for layer in ours.modules()
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    assert len(layers) == 23
+    for layer in layers:
+        assert not layer.bias.any()
+        if layer.weight.numel() > 2_000:  # enough to tell
+            expected = (2 / incoming_nodes(layer)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("cells", [0, 1, 5])
+def test_the_map_and_the_loss_to_keep_are_the_librarys(cells):
+    random = np.random.default_rng(cells)
+    slices = np.zeros((2, 40, 50), np.uint8)
+    for row, column in random.integers(3, 37, (cells, 2)):
+        slices[0, row - 3 : row + 3, column - 3 : column + 3] = 1
+    slices[1, 5:20, 5:20] = 1
+    box, fraction = kept("weight-maps"), slices.mean()
+    ours = [box["weight_map"](one, fraction) for one in slices]
+    theirs = weights.weight_map(slices)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    scores = torch.from_numpy(random.normal(size=(2, 2, 40, 50)))
+    pixels = torch.from_numpy(slices).long(), torch.from_numpy(theirs)
+    torch.testing.assert_close(
+        box["weighted_loss"](scores, *pixels), weighted_cross_entropy(scores, *pixels)
+    )
