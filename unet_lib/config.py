@@ -70,7 +70,8 @@ class TrainConfig:
         optimiser: "sgd" with momentum (the paper) or "adam" (a deviation that needs
             far fewer steps).
         momentum: of SGD. Paper: 0.99.
-        learning_rate: at the start. Paper: not stated.
+        learning_rate: at the start. Paper: not stated; 1e-3 had the lowest loss in
+            trials of 1,500 steps at a quarter of the width.
         schedule: "linear" (the learning rate falls to 0 over the steps) or
             "constant". Paper: not stated.
         steps: number of training steps. Paper: 10 hours.
@@ -107,7 +108,7 @@ class TrainConfig:
     batch: int = 1
     optimiser: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.99
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     schedule: Literal["linear", "constant"] = "linear"
     steps: int = 30_000
     average: float = 0.0
