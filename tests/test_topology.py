@@ -330,7 +330,7 @@ def test_refused():
     with pytest.raises(ValueError, match="one slice"):
         warp(np.ones((0, 3)), np.ones((0, 3)))
     for labels, map_ in [(2, 0.5), (1, 2.0), (1, np.nan)]:
-        with pytest.raises(ValueError, match="(labels of 0|probabilities from 0)"):
+        with pytest.raises(ValueError, match=r"(labels of 0|probabilities from 0)"):
             warp(np.full((2, 3), labels), np.full((2, 3), map_))
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
         mismatches(np.ones((2, 3)), np.ones((3, 2)))
