@@ -22,9 +22,9 @@ CLEAN = [
 ]
 WORDS = """
     \\bexams?\\b; hang together; \\banew\\b; \\bmend(s|ed|ing)?\\b; \\bwhoever\\b;
-    by little\\b; \\bstands? on\\b; a plane a cell; (?<!there )\\b(is|are) no [a-z]+; soft-max;
-    drop-out; cares? for; asks for its device; what is called; learnt by heart;
-    shortly trained; \\bpen\\b; right pixels; \\blet expect\\b; \\bper cents?\\b;
+    by little\\b; \\bstands? on\\b; a plane a cell; (?<!there )\\b(is|are) no [a-z]+;
+    soft-max; drop-out; cares? for; asks for its device; what is called;
+    learnt by heart; shortly trained; \\bpen\\b; right pixels; \\blet expect\\b; \\bper cents?\\b;
     # British spelling, in text
     \\bgrey\\b; \\bcolours?\\b; \\bneighbour; \\bnanometres?\\b; \\blabell(ed|ing)\\b
 """
