@@ -1,6 +1,6 @@
-"""What README.md shows of the recorded runs: its picture and its table.
+"""What README.md and the landing page show of the recorded runs: pictures, a table.
 
-python book/front.py            write both anew, from results/ and the stacks
+python book/front.py            write them, from results/, notebooks/ and the stacks
 python book/front.py --measure notebooks build tests
                                 first record all pages and run the README's two
                                 commands, and time them into results/times.json
@@ -10,6 +10,8 @@ python book/front.py --measure scores
 """
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -18,9 +20,14 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-PICTURE = ROOT / "book" / "_static" / "front.png"
+STATIC = ROOT / "book" / "_static"
+PICTURE = STATIC / "front.png"
+PREVIEW = STATIC / "preview.png"  # where a link to the book is shown
+CARDS = STATIC / "cards"
 RUN = ROOT / "results" / "recorded-run"
 # Made like the published network, with a fold held out.
 PUBLISHED = ROOT / "results" / "quarter-adam-10000" / "best"
@@ -93,9 +100,10 @@ def table() -> str:
     )
 
 
-def picture() -> None:
-    """A held-out slice beside its segmentation, as a PNG."""
-    import matplotlib.pyplot as plt
+def pictures() -> None:
+    """A held-out slice and its segmentation: for the README, and for links."""
+    from matplotlib.figure import Figure
+    from PIL import Image
 
     from unet_lib import data, load_network, plot
     from unet_lib.predict import predict
@@ -106,11 +114,43 @@ def picture() -> None:
     cells = predict(load_network(RUN / "network.safetensors"), image) > 0.5
     plot.use_style()
     shown = [image, plot.overlay_labels(image, cells.astype("uint8"), alpha=0.6)]
-    figure = plot.show_images([part[60:380, 100:420] for part in shown])
-    temporary = PICTURE.with_name(".front.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, PICTURE)
-    plt.close("all")
+    shown = [part[60:380, 100:420] for part in shown]
+    for path, size, title in (
+        (PICTURE, (7, 3.5), None),
+        (PREVIEW, (12, 6.3), "The U-Net book: from the paper to scored cells"),
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        for axes, part in zip(figure.subplots(1, 2), shown, strict=True):
+            axes.imshow(part, cmap="gray", vmin=0, vmax=1, interpolation="none")
+            axes.set_axis_off()
+        if title:
+            figure.suptitle(title, fontsize=28)
+        stored = io.BytesIO()
+        figure.savefig(stored, dpi=200 if title is None else 100)
+        small = Image.open(stored).convert("RGB").quantize(256)
+        small.save(path, optimize=True)
+
+
+def cards() -> None:
+    """The first picture of each recorded chapter, as its card on the landing page."""
+    from PIL import Image, ImageOps
+
+    CARDS.mkdir(exist_ok=True)
+    contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
+    for chapter in contents["parts"][0]["chapters"]:
+        name = chapter["file"]
+        text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
+        stored = next(
+            output["data"][kind]
+            for cell in json.loads(text)["cells"]
+            for output in cell.get("outputs", [])
+            for kind in ("image/png", "image/jpeg")
+            if kind in output.get("data", {})
+        )
+        picture = Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB")
+        # The left, where panels begin, of what is wider than a card.
+        card = ImageOps.fit(picture, (640, 360), centering=(0.0, 0.5))
+        card.save(CARDS / f"{name}.jpg", quality=80, optimize=True)
 
 
 def score() -> None:
@@ -177,7 +217,8 @@ def main() -> None:
             score()
         if timed := [name for name in known[1:] if name in names]:
             measure(timed)
-    picture()
+    pictures()
+    cards()
     text = BLOCK.sub(lambda _: table(), README.read_text("utf-8"))
     README.write_text(text, "utf-8")
 

@@ -12,6 +12,7 @@ import record
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from test_book import PAGES
+from test_language import DONE
 from test_plot import Elements, grey, slider, sliders
 
 from unet_lib import plot
@@ -238,6 +239,17 @@ def test_nothing_is_cut_off_on_a_phone(phone):
       };
     }""")
     assert found == {"width": 390, "outside": [], "hidden": []}
+
+
+def test_code_of_the_main_line_fits_a_phone(phone):
+    """What is folded may scroll."""
+    if phone.name not in [*DONE, "index"]:
+        pytest.skip("this page's code is still wider")
+    wide = phone.page.locator("article pre").evaluate_all("""blocks => blocks
+      .filter(block => !block.closest("details, .deeper, .solution"))
+      .filter(block => block.scrollWidth > block.clientWidth + 1)
+      .map(block => block.textContent)""")
+    assert wide == []
 
 
 def test_tables_fit_a_phone(phone):

@@ -144,7 +144,7 @@ def colour_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
 
 
 def rgb(colour):
-    """Return a key of COLOURS or a matplotlib color as red, green and blue."""
+    """Return a key of ``COLOURS`` or a matplotlib color as red, green and blue."""
     found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
     if not matplotlib.colors.is_color_like(found):
         names = ", ".join(name for name in COLOURS if name != "weight")

@@ -1,0 +1,184 @@
+"""How the pages read: words to avoid, terms to find, the bounds of a main line."""
+
+import ast
+import builtins
+import json
+import re
+from pathlib import Path
+
+import pytest
+import record
+import snowballstemmer
+
+ROOT = Path(__file__).resolve().parent.parent
+# Chapters that keep the bounds of a main line. Add a page when it is done.
+DONE = ["data"]
+# Whatever has been cleared of the words below; grow it.
+CLEAN = [
+    *(f"book/{name}.md" for name in ("index", "data", "glossary", "STYLE")),
+    "README.md",
+    *("unet_lib/plot/__init__.py", "unet_lib/plot/colours.py"),
+    *("unet_lib/plot/slider.py", "book/_ext/boxes.py"),
+]
+WORDS = """
+    \\bexams?\\b; hang together; \\banew\\b; \\bmend(s|ed|ing)?\\b; \\bwhoever\\b;
+    by little\\b; \\bstands? on\\b; a plane a cell; (?<!there )\\b(is|are) no [a-z]+;
+    soft-max; drop-out; cares? for; asks for its device; what is called;
+    learnt by heart; shortly trained; \\bpen\\b; right pixels; \\blet expect\\b; \\bper cents?\\b;
+    # British spelling, in text
+    \\bgrey\\b; \\bcolours?\\b; \\bneighbour; \\bnanometres?\\b; \\blabell(ed|ing)\\b
+"""
+AVOID = re.compile(
+    "|".join(f"(?:{word.strip()})" for word in re.sub("#.*", "", WORDS).split(";")),
+    re.IGNORECASE,
+)
+CODE = re.compile(r"```.*?^```|`+[^`\n]+`+", re.DOTALL | re.MULTILINE)
+
+
+def prose(path):
+    """Return a page without its code, or a module's docstrings."""
+    text = (ROOT / path).read_text("utf-8")
+    if path.endswith(".py"):
+        tree = ast.parse(text)
+        kinds = (ast.Module, ast.FunctionDef, ast.ClassDef)
+        found = [ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, kinds)]
+        text = "\n".join(filter(None, found))
+        text = re.sub(r"^\s*\w+: ", "", text, flags=re.MULTILINE)  # arguments' names
+    return CODE.sub("", text)
+
+
+@pytest.mark.parametrize("path", CLEAN)
+def test_words_to_avoid(path):
+    text = " ".join(prose(path).split())
+    found = [text[max(0, m.start() - 30) : m.end() + 30] for m in AVOID.finditer(text)]
+    assert found == []
+
+
+# The main line: what stands open on the page, outside of boxes that are folded and of
+# exercises.
+HIDDEN = re.compile(r"hide|remove|setup")
+OPENS = re.compile(r"^:::\{(box-start\} Going deeper|solution-start\}|exercise\})")
+
+
+def main_line(name):
+    """Yield the page's open text and code, ("text", …) and ("code", …), in order."""
+    closing = None  # the line that ends what is folded
+    for cell in record.read_page(name).cells:
+        if cell.cell_type == "code":
+            tags = " ".join(cell.metadata.get("tags", []))
+            if closing is None and not HIDDEN.search(tags):
+                yield "code", cell.source
+            continue
+        kept = []
+        for line in cell.source.splitlines():
+            if closing is None and (found := OPENS.match(line)):
+                kind = found[1]
+                closing = ":::{solution-end}" if kind.startswith("sol") else None
+                closing = ":::{box-end}" if kind.startswith("box") else closing
+                closing = closing or ":::"
+            elif line == closing:
+                closing = None
+            elif closing is None and not line.startswith(":"):
+                kept.append(line)
+        yield "text", "\n".join(kept)
+
+
+def parts(name, kind):
+    return [part for found, part in main_line(name) if found == kind]
+
+
+def lines_of_code(name):
+    code = "\n".join(parts(name, "code"))
+    return [line for line in code.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_a_main_line_can_be_read_in_25_minutes(name):
+    words = re.findall(r"\w[\w'’-]*", " ".join(parts(name, "text")))
+    assert len(words) <= 2000
+    assert len(lines_of_code(name)) <= 120
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_open_lines_fit_a_phone(name):
+    assert [line for line in lines_of_code(name) if len(line) > 60] == []
+
+
+def names_of(code):
+    """The names that a cell binds, and those that it reads from before."""
+    bound, read = set(), set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return bound, read - bound - set(dir(builtins))
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_each_name_of_an_open_cell_comes_from_an_open_cell(name):
+    known = set()
+    for code in parts(name, "code"):
+        bound, read = names_of(code)
+        assert read <= known, code
+        known |= bound
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_nothing_stands_above_the_first_sentence(name):
+    first, second = [
+        cell
+        for cell in record.read_page(name).cells
+        if not (cell.cell_type == "code" and record.is_setup(cell))
+    ][:2]
+    assert first.cell_type == "markdown"
+    assert len(first.source.split()) > 40
+    assert second.cell_type == "code"
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_a_chapter_has_its_boxes_and_exercises(name):
+    text = (record.BOOK / f"{name}.md").read_text("utf-8")
+    for part in (
+        *("{container} facts", ":class: paper", ":class: keep", ":class: mistake"),
+        *(":class: deeper dropdown", "warm-up", "Build it", "open, "),
+    ):
+        assert part in text, part
+    assert text.count("{exercise}") == text.count("+++\n\n:::{solution-start}")
+
+
+# The search finds the field's words.
+
+TERMS = """
+    overfitting, training set, validation set, test set, cross-validation,
+    hyperparameter, epoch, batch, DataLoader, logits, softmax, dropout,
+    batch normalization, mixed precision, EMA, test-time augmentation, ablation,
+    baseline, confidence interval, bootstrap, Dice, IoU, precision, recall, Rand index,
+    variation of information, feature map, receptive field, instance segmentation,
+    semantic segmentation, voxel, distance transform, Metrics Reloaded, nnU-Net
+"""
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("term", [term.strip() for term in TERMS.split(",")])
+def test_the_search_finds_a_term(site, term):
+    """As Sphinx's search does it: every stemmed word, in one and the same page."""
+    script = (site / "searchindex.js").read_text("utf-8")
+    index = json.loads(script.removeprefix("Search.setIndex(").removesuffix(")"))
+    stem = snowballstemmer.stemmer("english").stemWord
+    pages = None
+    for word in re.findall(r"\w+", term.lower()):
+        if word in ("of",):
+            continue
+        found = set()
+        for kind in ("terms", "titleterms"):
+            numbers = index[kind].get(stem(word), [])
+            found |= {numbers} if isinstance(numbers, int) else set(numbers)
+        pages = found if pages is None else pages & found
+    assert "glossary" in {index["docnames"][number] for number in pages}
