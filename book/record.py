@@ -34,27 +34,48 @@ CONFIG = BOOK.parent / "_config.yml"
 LARGEST = 2_400_000  # bytes of a recording
 STAND_IN = "Data: the synthetic stand-in"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# The cell that installs what a notebook needs, and what it does besides where there is
-# the notebook alone, as on Colab.
+# What a page and its recording say of themselves, so that Jupytext finds them equal
+# whatever its version: opening and saving them in Jupyter changes nothing.
+METADATA = {
+    "jupytext": {
+        "default_lexer": "ipython3",
+        "notebook_metadata_filter": "-jupytext.text_representation.jupytext_version",
+    },
+    "kernelspec": {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    },
+    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+}
+# The cell that installs what a notebook needs, and what it does where there is the
+# notebook alone: on Colab, or downloaded into an empty folder.
 SETUP = """\
 # Only where unet_lib is missing: installs what this notebook needs.
-import importlib.util
 from pathlib import Path
 
-if importlib.util.find_spec("unet_lib") is None:
-{fetch}    %pip install --quiet "..[book,fast]"
+try:
+    import unet_lib
+except ModuleNotFoundError:
+    if not Path("../unet_lib").exists():
+        {alone}
+    %pip install --quiet "..[book,fast]"
 """
 FETCH = """\
-    if not Path("../unet_lib").exists():
-        !git clone --quiet --depth 1 {address} unet-book
-        %cd -q unet-book/notebooks
-"""
+!git clone --quiet --depth 1 {address} unet-book
+        %cd -q unet-book/notebooks"""
+REFUSE = """\
+raise ModuleNotFoundError(
+            "This notebook needs unet_lib, which comes with the book: "
+            "open it in the folder notebooks of the book's repository."
+        )"""
 SETUP_TAGS = ["remove-cell", "setup"]
-OPENING = "```{code-cell} ipython3"
-SETUP_CELL = re.compile(
-    rf"{re.escape(OPENING)}\n:tags: \[{', '.join(SETUP_TAGS)}\]\n.*?\n```\n\n",
-    re.DOTALL,
+# Before a solution and after it.
+SOLUTION = re.compile(
+    r"\n+(?=:::\{solution-start\})|(?<=\{solution-end\}\n:::)\n+(?=.)", re.DOTALL
 )
+# Code that the book hides or folds is collapsed in Jupyter too.
+HIDING = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
 # Two or more parts from the root: /home/name, C:\Users; not https://a/b, not </b>.
 ABSOLUTE_PATH = re.compile(
     r"""(?<![\w.:/<~-])/[\w.-]+/[\w.-]+ | \b[A-Za-z]:\\+\w+""", re.VERBOSE
@@ -81,36 +102,63 @@ def read_page(name: str) -> nbformat.NotebookNode:
     if not page.exists():
         raise RecordingError(f"no page {page.name}; the pages are {', '.join(pages())}")
     notebook = jupytext.read(page, fmt="md:myst")
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {
-                "display_name": "Python 3 (ipykernel)",
-                "language": "python",
-                "name": "python3",
-            },
-            "language_info": {"name": "python"},
-        }
-    )
+    notebook.metadata = nbformat.from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
-    fold_solutions(notebook)
+    for cell in notebook.cells:
+        if "outputs_hidden" in cell.metadata.get("jupyter", {}):
+            cell.metadata["collapsed"] = True  # its older name, which JupyterLab adds
     return notebook
 
 
-def fold_solutions(notebook: nbformat.NotebookNode) -> None:
-    """Collapse in the notebook what the page folds: the cells of each solution.
+def tidy(name: str) -> None:
+    """Write the page as Jupytext would, its first code cell the one that installs.
 
-    A solution that begins a cell is meant; `+++` before it begins one.
+    Metadata gets the order and the line breaks that a recording has, and what Jupyter
+    needs to collapse what the book hides or folds.
     """
-    inside = False
+    notebook = read_page(name)
+    address = yaml.safe_load(CONFIG.read_text("utf-8"))["repository"]["url"]
+    cells = [cell for cell in split(notebook.cells) if not is_setup(cell)]
+    first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+    setup = nbformat.v4.new_code_cell(setup_code(address))
+    setup.metadata["tags"] = SETUP_TAGS
+    notebook.cells = [*cells[:first], setup, *cells[first:]]
+    in_solution = False
     for cell in notebook.cells:
-        inside = inside or cell.source.startswith(":::{solution-start}")
-        if inside:
-            hidden = {"source_hidden": True}
-            if cell.cell_type == "code":
-                hidden["outputs_hidden"] = True
-            cell.metadata["jupyter"] = hidden
-            inside = ":::{solution-end}" not in cell.source
+        in_solution = in_solution or cell.source.startswith(":::{solution-start}")
+        hidden = {}
+        if in_solution or HIDING & set(cell.metadata.get("tags", [])):
+            hidden["source_hidden"] = True
+        if in_solution and cell.cell_type == "code":
+            hidden["outputs_hidden"] = True
+        changed = {"jupyter": hidden or None, "collapsed": None}
+        cell.metadata = nbformat.from_dict(in_order(dict(cell.metadata) | changed))
+        in_solution = in_solution and not cell.source.endswith("{solution-end}\n:::")
+    page = BOOK / f"{name}.md"
+    text = jupytext.writes(notebook, fmt="md:myst")
+    if text != page.read_text("utf-8"):
+        page.write_text(text, "utf-8")
+
+
+def split(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Have each solution begin and end with a cell, to be collapsed as a whole."""
+    parts = []
+    for cell in cells:
+        sources = SOLUTION.split(cell.source) if cell.cell_type != "code" else []
+        if len(sources) > 1:
+            parts += [nbformat.v4.new_markdown_cell(source) for source in sources]
+        else:
+            parts.append(cell)
+    return parts
+
+
+def in_order(value: object) -> object:
+    """Sort metadata as a recording's are, and put each text on one line."""
+    if isinstance(value, dict):
+        items = sorted(value.items())
+        return {key: in_order(one) for key, one in items if one is not None}
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
 def name_cells(notebook: nbformat.NotebookNode) -> None:
@@ -153,9 +201,8 @@ def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> Non
         on_cell_executed=report,
     )
     client.execute(env=environment)
-    notebook.metadata["language_info"] = {"name": "python"}
-    # nbclient 0.11 fails on output widgets unless it keeps their state.
-    notebook.metadata.pop("widgets", None)
+    # Without what the run added: the kernel's version, the state of controls.
+    notebook.metadata = nbformat.from_dict(METADATA)
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -232,21 +279,8 @@ def setup_code(address: str) -> str:
         address: of the repository, for `git clone`; if it is empty, the notebook
             has to lie in a clone.
     """
-    return SETUP.format(fetch=FETCH.format(address=address) if address else "").rstrip()
-
-
-def put_setup(name: str) -> None:
-    """Put that cell into the page, before its first other one, or renew it there."""
-    address = yaml.safe_load(CONFIG.read_text("utf-8"))["repository"]["url"]
-    page = BOOK / f"{name}.md"
-    text = page.read_text("utf-8")
-    others = SETUP_CELL.sub("", text)
-    cell = (
-        f"{OPENING}\n:tags: [{', '.join(SETUP_TAGS)}]\n\n{setup_code(address)}\n```\n"
-    )
-    renewed = others.replace(OPENING, f"{cell}\n{OPENING}", 1)
-    if renewed != text:
-        page.write_text(renewed, "utf-8")
+    alone = FETCH.format(address=address) if address else REFUSE
+    return SETUP.format(alone=alone).rstrip()
 
 
 def write(notebook: nbformat.NotebookNode, name: str) -> int:
@@ -279,7 +313,7 @@ def record(name: str, check: bool = False) -> None:
     if check:
         environment["UNET_BOOK_DATA"] = "synthetic"
     else:
-        put_setup(name)
+        tidy(name)
     notebook = read_page(name)
     print(name, flush=True)
     execute(notebook, environment)
@@ -298,7 +332,7 @@ def take_over_text(name: str) -> None:
 
     The first cell may be renewed: it does nothing where a page is recorded.
     """
-    put_setup(name)
+    tidy(name)
     page = read_page(name)
     recording = NOTEBOOKS / f"{name}.ipynb"
     if not recording.exists():

@@ -1,11 +1,18 @@
 """Each page of the book and its recording: equal, executed, clean, runnable."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 import record
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.cli import jupytext as jupytext_cli
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+from tornado.web import HTTPError
 
 PAGES = record.pages()
 
@@ -37,14 +44,126 @@ def test_page_and_recording_are_equal(name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_first_cell_installs_from_the_setting(name, tmp_path, monkeypatch):
+def test_a_page_is_as_the_tool_leaves_it(name, tmp_path, monkeypatch):
     page = (record.BOOK / f"{name}.md").read_text("utf-8")
     monkeypatch.setattr(record, "BOOK", tmp_path)
     (tmp_path / f"{name}.md").write_text(page, "utf-8")
-    record.put_setup(name)
+    record.tidy(name)
     assert (tmp_path / f"{name}.md").read_text("utf-8") == page, (
         f"run: python book/record.py --text {name}"
     )
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder with pages, recordings and Jupytext's settings, as a clone has them."""
+    for folder, kind in ((record.BOOK, "md"), (record.NOTEBOOKS, "ipynb")):
+        (tmp_path / folder.name).mkdir()
+        for name in PAGES:
+            shutil.copy(folder / f"{name}.{kind}", tmp_path / folder.name)
+    shutil.copy(record.BOOK.parent / "pyproject.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def jupyter():
+    """What `jupyter lab` opens and saves files with in this folder, Jupytext's part."""
+    return build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=".")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_jupytext_finds_page_and_recording_equal(clone, capsys, name):
+    jupytext_cli(["--diff", "--quiet", f"book/{name}.md", f"notebooks/{name}.ipynb"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_opening_and_saving_in_jupyter_changes_nothing(clone, name):
+    page, notebook = f"book/{name}.md", f"notebooks/{name}.ipynb"
+    before = [Path(path).read_bytes() for path in (page, notebook)]
+    # As after a `git pull` that brings the recording alone, which is then newer.
+    os.utime(page, (0, 0))
+    for path in (notebook, page):
+        manager = jupyter()
+        manager.save(manager.get(path), path)
+        assert [Path(path).read_bytes() for path in (page, notebook)] == before
+
+
+def test_a_recording_of_another_page_is_refused(clone):
+    """That the test above could fail."""
+    page = clone / "book" / "data.md"
+    page.write_text(page.read_text("utf-8").replace("# Data", "# Other"), "utf-8")
+    os.utime(page, (0, 0))
+    with pytest.raises(HTTPError, match="more recent"):
+        jupyter().get("notebooks/data.ipynb")
+
+
+SOLUTION = """\
+# Page
+
+First text.
+
+```{code-cell} ipython3
+---
+tags: [hide-input]
+mystnb:
+  figure:
+    name: fig-one
+    caption: |
+      Two lines:
+      one text.
+---
+first
+```
+
+An exercise.
+
+:::{solution-start} ex-one
+:::
+
+```{code-cell} ipython3
+second
+```
+
+:::{solution-end}
+:::
+
+More text.
+
+```{code-cell} ipython3
+third
+```
+"""
+
+
+def test_what_the_book_hides_is_collapsed_in_jupyter(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "BOOK", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(SOLUTION, "utf-8")
+    record.tidy("page")
+    notebook = record.read_page("page")
+    assert notebook.cells[0].source == "# Page\n\nFirst text."
+    setup, first, second, third = record.code_cells(notebook)
+    hidden = {"source_hidden": True}
+    assert record.is_setup(setup)
+    assert setup.metadata["jupyter"] == first.metadata["jupyter"] == hidden
+    assert first.metadata["mystnb"]["figure"]["caption"] == "Two lines: one text."
+    assert second.metadata["jupyter"] == {**hidden, "outputs_hidden": True}
+    assert second.metadata["collapsed"] is True
+    assert third.metadata == {}
+    collapsed = {c.source: c.metadata for c in notebook.cells if c.cell_type != "code"}
+    assert collapsed == {
+        "# Page\n\nFirst text.": {},
+        "An exercise.": {},
+        ":::{solution-start} ex-one\n:::": {"jupyter": hidden},
+        ":::{solution-end}\n:::": {"jupyter": hidden},
+        "More text.": {},
+    }
+    # What is no longer hidden is opened again.
+    text = page.read_text("utf-8").replace("tags: [hide-input]\n", "", 1)
+    page.write_text(text, "utf-8")
+    record.tidy("page")
+    assert "jupyter" not in record.code_cells(record.read_page("page"))[1].metadata
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -87,7 +206,7 @@ def test_recording_is_small_and_free_of_this_machine(name):
     path = record.NOTEBOOKS / f"{name}.ipynb"
     assert path.stat().st_size <= record.LARGEST
     notebook = recording(name)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata == record.METADATA
     for cell in record.code_cells(notebook):
         for output in cell.outputs:
             for text in record.texts(output):
