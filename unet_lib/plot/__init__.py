@@ -312,7 +312,10 @@ def _show_html(page, summary, live=None):
     bundle = {"text/plain": summary, "text/html": page}
     if live and hasattr(_notebook(), "kernel"):
         with contextlib.suppress(ImportError):  # no ipywidgets: the HTML has to do
-            bundle = live()._repr_mimebundle_() | bundle
+            # By hand: the controls of ipywidgets 7, which Colab has, make no bundle.
+            version = {"version_major": 2, "version_minor": 0}
+            view = version | {"model_id": live().model_id}
+            bundle["application/vnd.jupyter.widget-view+json"] = view
     display(bundle, raw=True)
 
 
