@@ -432,7 +432,7 @@ def test_cache_folder_is_that_of_pooch():
 @pytest.fixture
 def quick_stand_in(monkeypatch):
     whole = data.synthetic_em
-    monkeypatch.setattr(data, "synthetic_em", lambda seed: whole(2, 48, seed))
+    monkeypatch.setattr(data, "kept_em", lambda seed: whole(2, 48, seed))
 
 
 def one_line(capsys):
@@ -464,7 +464,15 @@ def test_load_or_stand_in_off_line(capsys):
     assert not np.array_equal(stacks.train_images, stacks.test_images)
     line = one_line(capsys)
     assert "synthetic stand-in" in line
+    assert "could not be fetched" in line
     assert "differ from the book's" in line
+
+
+@pytest.mark.usefixtures("quick_stand_in")
+def test_load_or_stand_in_without_pooch_says_why(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert data.load_or_stand_in().source == "synthetic"
+    assert "pooch, which fetches the real stacks, is not installed" in one_line(capsys)
 
 
 @pytest.mark.usefixtures("quick_stand_in")
@@ -688,3 +696,27 @@ def test_real_stacks():
     assert grey.std() == pytest.approx(45.3037, abs=1e-4)
     assert (stacks.train_labels == 0).mean() == pytest.approx(0.21963, abs=5e-6)
     assert set(np.unique(stacks.train_labels)) == {0, 1}
+
+
+def test_a_drawn_stack_is_kept_and_read_again(tmp_path, monkeypatch):
+    whole, drawn = data.synthetic_em, []
+
+    def draw(seed):
+        drawn.append(seed)
+        return whole(2, 48, seed)
+
+    monkeypatch.setattr(synthetic, "synthetic_em", draw)
+    monkeypatch.setattr(synthetic, "cache_folder", lambda: tmp_path / "cache")
+    for _ in range(2):
+        for found, expected in zip(synthetic.kept_em(3), whole(2, 48, 3), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+    assert drawn == [3]
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])  # cut short: drawn again
+    synthetic.kept_em(3)
+    assert drawn == [3, 3]
+    # Where nothing can be kept it is drawn each time.
+    monkeypatch.setattr(synthetic, "cache_folder", lambda: kept / "no folder")
+    synthetic.kept_em(3)
+    assert drawn == [3, 3, 3]

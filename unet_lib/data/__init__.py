@@ -15,7 +15,8 @@ import numpy as np
 from unet_lib._checks import check_binary, check_images
 from unet_lib.data import isbi2012
 from unet_lib.data.isbi2012 import VARIABLE, DataError, DownloadError
-from unet_lib.data.synthetic import synthetic_em
+from unet_lib.data.synthetic import kept_em
+from unet_lib.data.synthetic import synthetic_em as synthetic_em
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,11 @@ def load_or_stand_in():
     else:
         try:
             stacks = load_isbi2012()
-        except DownloadError:
+        except DownloadError as problem:
             stacks = synthetic_stacks()
             reason = "since the real stacks are not here and could not be fetched"
+            if isinstance(problem.__cause__, ModuleNotFoundError):
+                reason = "since pooch, which fetches the real stacks, is not installed"
     if stacks.source == "synthetic":
         print(
             f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ "
@@ -125,9 +128,9 @@ def load_or_stand_in():
 
 
 def synthetic_stacks():
-    """Return `Stacks` of `synthetic.synthetic_em`, to stand in for ISBI 2012's."""
-    train_images, train_labels = synthetic_em(seed=0)
-    test_images, _ = synthetic_em(seed=1)
+    """Return `Stacks` of `synthetic_em`, to stand in for ISBI 2012's."""
+    train_images, train_labels = kept_em(seed=0)
+    test_images, _ = kept_em(seed=1)
     return Stacks(train_images, train_labels, test_images, None, "synthetic")
 
 

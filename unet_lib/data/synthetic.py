@@ -3,11 +3,19 @@
 Shown in :doc:`data`.
 """
 
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
+
+from unet_lib.data.isbi2012 import cache_folder
 
 
 def synthetic_em(slices=30, size=512, seed=0):
@@ -64,6 +72,27 @@ def synthetic_em(slices=30, size=512, seed=0):
     # 8 bits, as a microscope gives, so that an export keeps every value.
     images = np.rint(255 * images.clip(0, 1)) / np.float32(255)
     return images.astype(np.float32), labels
+
+
+def kept_em(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `synthetic_em(seed=seed)`, which takes seconds, from the user's cache.
+
+    It is drawn and kept there the first time, and again when this file changes.
+    """
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    kept = cache_folder() / f"synthetic-{seed}-{code}.npz"
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), open(kept, "rb") as file:
+        stack = np.load(file)
+        return stack["images"] / np.float32(255), stack["labels"]
+    images, labels = synthetic_em(seed=seed)
+    with contextlib.suppress(OSError):  # a disk that is full costs the next run seconds
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as work:
+            part = Path(work) / kept.name
+            np.savez(part, images=np.rint(255 * images).astype(np.uint8), labels=labels)
+            os.replace(part, kept)
+    return images, labels
 
 
 def _smooth_noise(rng, shape, spacing):
