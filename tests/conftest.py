@@ -9,11 +9,17 @@ import matplotlib
 import pytest
 import record
 import torch
+from filelock import FileLock
 
 # Windows of figures are not opened. Set here and not in the environment, where
 # the kernels of the notebooks would take it over.
 os.environ.pop("MPLBACKEND", None)
 matplotlib.use("Agg")
+
+# As many processes as cores (`pytest -n auto`): one thread each, in kernels too.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 # Nothing is timed, and a run finds what the last one found.
 hypothesis.settings.register_profile("book", deadline=None, derandomize=True)
@@ -55,11 +61,18 @@ def build():
 
 @pytest.fixture(scope="session")
 def site(build, tmp_path_factory):
-    """The folder of the built book."""
-    output = tmp_path_factory.mktemp("book")
-    run = build(record.BOOK, output, output / "barred")
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return output / "_build" / "html"
+    """The folder of the built book, built once for all processes of a run."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    built = shared / "site"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            output = tmp_path_factory.mktemp("book")
+            run = build(record.BOOK, output, output / "barred")
+            assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+            (output / "_build" / "html").rename(built)
+    return built
 
 
 @pytest.fixture(scope="session")

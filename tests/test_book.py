@@ -1,6 +1,7 @@
 """The book builds from its recordings alone, whole and with nothing from elsewhere."""
 
 import base64
+import functools
 import hashlib
 import html.parser
 import inspect
@@ -84,9 +85,12 @@ class Page(html.parser.HTMLParser):
             self.words.append(text)
 
 
+read_page = functools.cache(Page)
+
+
 @pytest.fixture
 def page(site, name):
-    return Page(site / f"{name}.html")
+    return read_page(site / f"{name}.html")
 
 
 def test_each_page_with_code_is_in_the_contents():
@@ -293,12 +297,13 @@ def add_settings(folder, address=""):
     (folder / "_config.yml").write_text(settings, "utf-8")
 
 
-@pytest.mark.parametrize("address", ["", "https://github.com/ada/unet-book"])
-def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(
-    build, tmp_path, address
-):
+ADDRESS = "https://github.com/ada/unet-book"
+LINKS = launch.links(ADDRESS, "main", "index").values()
+
+
+def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(build, tmp_path):
     small_book(tmp_path, "1 + 1")
-    add_settings(tmp_path, address)
+    add_settings(tmp_path, ADDRESS)
 
     run = build(tmp_path / "book", tmp_path, tmp_path / "barred")
 
@@ -306,12 +311,13 @@ def test_a_page_is_opened_elsewhere_if_the_repository_has_an_address(
     shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
     assert "as recorded" in shown
     assert 'href="_sources/index.ipynb"' in shown
-    links = launch.links("https://github.com/ada/unet-book", "main", "index")
-    for service, link in links.items():
-        assert (f'href="{link}"' in shown) == bool(address), service
+    here = [ADDRESS, f"{ADDRESS}/edit/main/book/index.md", f"{ADDRESS}/issues/new?"]
+    for link in [*LINKS, *here]:
+        assert f'href="{link}' in shown, link
 
 
 def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path):
+    """Without an address, so that it also shows that then no link is made."""
     small_book(tmp_path, "1 + 2")
     add_settings(tmp_path)
 
@@ -321,6 +327,7 @@ def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path)
     assert "run: python book/record.py index" in run.stdout + run.stderr
     shown = (tmp_path / "_build" / "html" / "index.html").read_text("utf-8")
     assert "as recorded" not in shown
+    assert not re.search(r"mybinder|colab|/edit/|issues/new|repository", shown)
 
 
 # Options that are no part of the method: where and on what it runs, what is kept of it,

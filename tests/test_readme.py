@@ -28,7 +28,7 @@ def test_ci_runs_the_two_commands_of_the_readme():
     assert run.stdout == block
     build, test = block.splitlines()
     assert build.endswith("jupyter-book build book -W --keep-going")
-    assert test.endswith("pytest")
+    assert test.endswith("pytest -n auto --dist worksteal")
 
 
 def test_ci_runs_the_tests_last():
@@ -39,7 +39,7 @@ def test_ci_runs_the_tests_last():
     ]
     assert steps[0] == 'run "${commands[0]}"'
     assert steps[-1] == 'run "${commands[1]}"'
-    for tool in ("ruff check", "ruff format --check", "lint-imports"):
+    for tool in ("ruff check", "ruff format --check", "lint-imports", "mypy"):
         assert any(tool in step for step in steps)
 
 
