@@ -1,14 +1,16 @@
-"""Links on each chapter that open its notebook on Colab and on Binder.
+"""Links to the repository, and those that open a chapter's notebook elsewhere.
 
-Sphinx-book-theme makes such links too, but to notebooks that lie beside the pages;
-ours lie in notebooks/. The address is that of the repository in _config.yml; while it
-is empty there are no links.
+The one setting is the repository's address in _config.yml: it gives each page its links
+to the repository, its issues and the page's source, and each chapter those to Colab and
+Binder; while it is empty there are none. Sphinx-book-theme has links to these services
+too, but to notebooks that lie beside the pages; ours lie in notebooks/.
 """
 
 from pathlib import Path
 from urllib.parse import quote
 
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 
 def links(address: str, branch: str, name: str) -> dict[str, str]:
@@ -25,6 +27,13 @@ def links(address: str, branch: str, name: str) -> dict[str, str]:
         return {"Binder": binder}
     colab = "https://colab.research.google.com/github"
     return {"Colab": f"{colab}/{repository}/blob/{branch}/{notebook}", "Binder": binder}
+
+
+def show_buttons(app: Sphinx, config: Config) -> None:
+    """Have the theme show its own buttons, where there is a repository."""
+    options = config.html_theme_options
+    for button in ("repository", "issues", "edit_page"):
+        options[f"use_{button}_button"] = bool(options["repository_url"])
 
 
 def offer_services(
@@ -59,6 +68,7 @@ def offer_services(
 
 
 def setup(app: Sphinx) -> dict:
+    app.connect("config-inited", show_buttons)
     # After the theme has begun its list of buttons.
     app.connect("html-page-context", offer_services, priority=501)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
