@@ -239,6 +239,7 @@ def _make(
     network = fit(
         experiment.config, stacks.train_images, stacks.train_labels, folder, progress
     ).network
+    labels: np.ndarray | None
     if experiment.fold:
         slices = list(experiment.scored)
         images, labels = stacks.train_images[slices], stacks.train_labels[slices]
