@@ -233,9 +233,8 @@ def _checked_slice(labels: np.ndarray) -> np.ndarray:
             f"{labels.shape}: cut the slice."
         )
     check_labels(labels)
-    if labels.max() > 127 and (lonely := _lonely(labels)) > (
-        numbers := np.unique(labels[labels > 0]).size
-    ):
+    numbers = np.unique(labels[labels > 0]).size if labels.max() > 127 else 0
+    if numbers > 1 and (lonely := _lonely(labels)) > numbers:
         raise ValueError(
             f"Expected labels of 0 and 1 or with a number for each cell, but {lonely} "
             f"single pixels with {numbers} different values from {labels.min()} to "
