@@ -1,4 +1,4 @@
-"""Random tiles: deformed, rotated, shifted, with varied grey values (section 3.1).
+"""Random tiles: deformed, rotated, shifted, with varied gray values (section 3.1).
 
 All that moves pixels is combined into one map of coordinates, and images, labels and
 weights are sampled through that same map once. So labels stay aligned with their
@@ -160,7 +160,7 @@ def deform(
 
 
 class TileSampler:
-    """Random tiles of a labelled stack, cut and moved on one device.
+    """Random tiles of a labeled stack, cut and moved on one device.
 
     A tile's center is drawn evenly from the whole slice, and what reaches beyond the
     border is mirrored, so that every pixel is seen equally often; only the outermost
@@ -271,8 +271,8 @@ class TileSampler:
         labels = _read(maps[:, 1:2], inner, "nearest")[:, 0].long()
         weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
         # c (v - 0.5) + 0.5 + b
-        grey = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
-        factor, addend = self._on_device(np.array(grey, np.float32)).T[
+        gray = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
+        factor, addend = self._on_device(np.array(gray, np.float32)).T[
             :, :, None, None, None
         ]
         return images.mul_(factor).add_(addend), labels, weights

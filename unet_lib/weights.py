@@ -25,7 +25,7 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
         int32 ``(height, width)``, 0 = membrane.
 
     Raises:
-        ValueError: for other shapes and types, values below 0, and for grey values.
+        ValueError: for other shapes and types, values below 0, and for gray values.
     """
     return _numbered(_checked_slice(labels))
 
@@ -66,7 +66,7 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         float32 of the shape of `labels`, above 0.
 
     Raises:
-        ValueError: for labels of another shape or type, below 0, or of grey values,
+        ValueError: for labels of another shape or type, below 0, or of gray values,
             and for a negative w0 or a sigma that is not positive.
 
     Example:
@@ -237,7 +237,7 @@ def _checked_slice(labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"Expected labels of 0 and 1 or with a number for each cell, but {lonely} "
             f"single pixels with {numbers} different values from {labels.min()} to "
-            f"{labels.max()} look like grey values: pass labels > {labels.max() // 2}, "
+            f"{labels.max()} look like gray values: pass labels > {labels.max() // 2}, "
             "or skimage.measure.label(labels, connectivity=1) to give each connected "
             "piece its own number."
         )
