@@ -238,6 +238,8 @@ def test_zero_and_255_are_binary_too():
     labels = (voronoi((40, 40), 12, seed=3) > 0).astype(np.uint8)
     np.testing.assert_array_equal(weight_map(255 * labels), weight_map(labels))
     np.testing.assert_array_equal(weight_map(labels > 0), weight_map(labels))
+    single = np.eye(6, dtype=np.uint8)  # cells of one pixel, not gray values
+    np.testing.assert_array_equal(weight_map(255 * single), weight_map(single))
 
 
 def test_numbered_cells_are_kept():

@@ -17,7 +17,7 @@ The modules follow the chapters of the book:
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from unet_lib.config import TrainConfig
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Imported when first asked for: torch takes seconds, and `--help` needs none.
     if name in _HOMES:
         return getattr(importlib.import_module(f"unet_lib.{_HOMES[name]}"), name)

@@ -74,7 +74,7 @@ def check_not_color(array: np.ndarray, name: str) -> None:
         raise ValueError(
             f"Expected {name} of shape (height, width) or (slices, height, width), but "
             f"{array.shape} looks like color (height, width, {colors}): pass "
-            f"{name}[..., :3] @ np.float32([0.299, 0.587, 0.114]) for its grey values, "
+            f"{name}[..., :3] @ np.float32([0.299, 0.587, 0.114]) for its gray values, "
             f"or {name}[..., 0] for one channel."
         )
 
@@ -140,7 +140,7 @@ def check_binary(labels: Any, name: str = "labels") -> np.ndarray:
         if len(values) > 1 or not values[0] > 1 or (labels == 1).any():
             advice += (
                 f" if every value above 0 is cell, {name} > "
-                f"{0.5 if labels.max() <= 1 else labels.max() // 2} if they are grey "
+                f"{0.5 if labels.max() <= 1 else labels.max() // 2} if they are gray "
                 f"values, or {name} == 1 to count the others as membrane"
             )
         raise ValueError(

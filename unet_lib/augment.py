@@ -1,7 +1,7 @@
-"""Random tiles: deformed, rotated, shifted, with varied grey values (section 3.1).
+"""Random tiles: deformed, rotated, shifted, with varied gray values (section 3.1).
 
-Everything that moves pixels is one map of coordinates, and image, labels and
-weights are read through that same map once. So labels cannot part from their
+All that moves pixels is combined into one map of coordinates, and images, labels and
+weights are sampled through that same map once. So labels stay aligned with their
 image. Built in :doc:`augmentation`.
 """
 
@@ -46,7 +46,7 @@ class Draw(NamedTuple):
 
 @lru_cache(maxsize=32)
 def spline_matrix(size: int, points: int = 3) -> torch.Tensor:
-    """How each of `points` grid values weighs at each of `size` pixels.
+    """The weight of each of `points` grid values at each of `size` pixels.
 
     The cubic B-spline through the grid, mirrored at its ends, the first and
     last point on the first and last pixel: bicubic interpolation along one
@@ -91,7 +91,7 @@ def displacement_field(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
 def resample(
     maps: torch.Tensor, coordinates: torch.Tensor, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Read maps at coordinates; beyond the border they go on mirrored.
+    """Sample maps at coordinates; beyond the border they continue mirrored.
 
     Args:
         maps: ``(batch, channel, height, width)``, float.
@@ -141,7 +141,7 @@ def deform(
 ) -> torch.Tensor:
     """Images, or labels with ``mode="nearest"``, deformed by vectors on a grid.
 
-    Each output pixel is read at its own place plus the field there. The same
+    Each output pixel is sampled at its own position plus the field there. The same
     grid moves an image and its labels alike.
 
     Args:
@@ -160,11 +160,11 @@ def deform(
 
 
 class TileSampler:
-    """Random tiles of a labelled stack, cut and moved on one device.
+    """Random tiles of a labeled stack, cut and moved on one device.
 
-    A tile's centre falls anywhere in a slice, and what reaches over the border
-    is mirrored, so that every pixel is learnt from equally often; only the
-    outermost, which the mirror does not repeat, half as often.
+    A tile's center is drawn evenly from the whole slice, and what reaches beyond the
+    border is mirrored, so that every pixel is seen equally often; only the outermost
+    ones, which the mirror does not repeat, are seen half as often.
 
     Args:
         images: ``(slices, height, width)``, float, 0 to 1.
@@ -173,10 +173,9 @@ class TileSampler:
         tile: height and width of the image tiles, as the network takes them.
         output: of the labels and weights: the network's output for `tile`.
         augmentation: an `Augmentation`.
-        seed: tile number i is always the same tile for a seed, whoever asks,
-            in whatever order and batch; between batches of different sizes, to
-            the rounding of float32.
-        device: where the stack lies and the tiles are made.
+        seed: for a given seed, tile i is always the same, in any order and batch;
+            between batches of different sizes up to the rounding of float32.
+        device: that holds the stack and makes the tiles.
 
     Example:
         >>> stack = np.zeros((30, 64, 64), np.float32)
@@ -272,8 +271,8 @@ class TileSampler:
         labels = _read(maps[:, 1:2], inner, "nearest")[:, 0].long()
         weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
         # c (v - 0.5) + 0.5 + b
-        grey = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
-        factor, addend = self._on_device(np.array(grey, np.float32)).T[
+        gray = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
+        factor, addend = self._on_device(np.array(gray, np.float32)).T[
             :, :, None, None, None
         ]
         return images.mul_(factor).add_(addend), labels, weights

@@ -176,7 +176,7 @@ def predict(
 
     Raises:
         ValueError: for images of another shape, type or range, for color images
-            where the network takes grey ones, for a network of a single class, for an
+            where the network takes gray ones, for a network of a single class, for an
             illegal tile, and for a padded network if one tile does not cover the
             slice.
         MemoryError: if the memory of the network's device does not hold one pass.

@@ -25,7 +25,7 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
         int32 ``(height, width)``, 0 = membrane.
 
     Raises:
-        ValueError: for other shapes and types, values below 0, and for grey values.
+        ValueError: for other shapes and types, values below 0, and for gray values.
     """
     return _numbered(_checked_slice(labels))
 
@@ -34,9 +34,9 @@ def class_balance(labels: np.ndarray) -> tuple[float, float]:
     """The weights w_c of membrane and of cell that balance the classes.
 
     Each class gets the same total weight, and the mean weight is 1: a class
-    with a share f of the pixels weighs 1/(2f). The paper says that w_c
-    balances the classes, not how; this is our reading. A class without pixels
-    weighs 1, and so does then the other.
+    with a fraction f of the pixels has the weight 1/(2f). The paper says that w_c
+    balances the classes, not how; this is our reading. If a class has no pixels,
+    both weights are 1.
 
     Args:
         labels: any shape; 0 = membrane, above 0 = cell.
@@ -51,10 +51,10 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
     """w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)), per pixel.
 
     d1 and d2 are the distances to the nearest and the second nearest cell. The
-    second term stands on membrane pixels only: it is there to make the network
+    second term is added on membrane pixels only: it is there to make the network
     learn the border between two cells, and inside a cell it would only add to
-    the cell's weight. w_c is `class_balance` over all that is given, so give a
-    whole stack to weigh its slices alike.
+    the cell's weight. w_c is the `class_balance` of all the labels, so pass a whole
+    stack to weight its slices alike.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``; binary
@@ -66,7 +66,7 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         float32 of the shape of `labels`, above 0.
 
     Raises:
-        ValueError: for labels of another shape or type, below 0, or of grey values,
+        ValueError: for labels of another shape or type, below 0, or of gray values,
             and for a negative w0 or a sigma that is not positive.
 
     Example:
@@ -98,19 +98,18 @@ def border_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distances d1, d2 to the nearest and the second nearest cell.
 
-    Measured in pixels from a membrane pixel's centre to the closest pixel
-    centre of the cell. Exact, and one search for all cells together: first
-    each pixel learns the two nearest different cells of its own row, then it
-    looks at the rows above and below, the nearest first, and stops when no
-    farther row can better what it has.
+    Measured in pixels from the center of a membrane pixel to the closest pixel
+    center of the cell. The distances are exact, and one search finds them for all
+    cells: first the two nearest different cells in each pixel's own row, then the
+    rows above and below, nearest first, until no farther row can be closer.
 
     Args:
         labels: ``(height, width)`` as for `weight_map`.
         reach: distances above it need not be exact and may be infinite.
 
     Returns:
-        Two float64 ``(height, width)``. Inside cells both are 0. Infinite
-        where there are fewer than one, or two, cells.
+        Two float64 ``(height, width)``. Inside cells both are 0. The first is
+        infinite in a slice without cells, the second in one with fewer than two.
     """
     if not is_real(reach) or not reach >= 0:
         raise ValueError(f"Expected a reach from 0 on, got {reach!r}.")
@@ -176,7 +175,7 @@ NO_CELL = 1 << 62
 def _two_nearest(
     first: np.ndarray, second: np.ndarray, candidate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest and the second nearest once a candidate has taken part."""
+    """The nearest and the second nearest, with one more candidate."""
     loser = np.maximum(first, candidate)
     first = np.minimum(first, candidate)
     loser[(first ^ loser) & CELL == 0] = NO_CELL  # the same cell, farther away
@@ -233,13 +232,12 @@ def _checked_slice(labels: np.ndarray) -> np.ndarray:
             f"{labels.shape}: cut the slice."
         )
     check_labels(labels)
-    if labels.max() > 127 and (lonely := _lonely(labels)) > (
-        numbers := np.unique(labels[labels > 0]).size
-    ):
+    numbers = np.unique(labels[labels > 0]).size if labels.max() > 127 else 0
+    if numbers > 1 and (lonely := _lonely(labels)) > numbers:
         raise ValueError(
             f"Expected labels of 0 and 1 or with a number for each cell, but {lonely} "
             f"single pixels with {numbers} different values from {labels.min()} to "
-            f"{labels.max()} look like grey values: pass labels > {labels.max() // 2}, "
+            f"{labels.max()} look like gray values: pass labels > {labels.max() // 2}, "
             "or skimage.measure.label(labels, connectivity=1) to give each connected "
             "piece its own number."
         )

@@ -39,7 +39,7 @@ def overlaps(label_cells: np.ndarray, proposal_cells: np.ndarray) -> Overlaps:
     pixels = np.count_nonzero(inside)
     size = int(proposal_cells.max()) + 1
     pairs = label_cells[inside].astype(np.int64) * size + proposal_cells[inside]
-    # Neighbouring pixels are mostly of one pair: sort runs instead of pixels.
+    # Neighboring pixels are mostly of one pair: sort runs instead of pixels.
     starts = np.flatnonzero(np.diff(pairs, prepend=-1))
     lengths = np.diff(starts, append=pixels)
     found, run = np.unique(pairs[starts], return_inverse=True)

@@ -185,7 +185,7 @@ def framed(image: np.ndarray, value: int) -> np.ndarray:
 
 @compiled
 def flood(pixels: np.ndarray, queue: np.ndarray, filled: int, stride: int) -> None:
-    """Give each pixel in the queue the number of a neighbour, or make it a dam.
+    """Give each pixel in the queue the number of a neighbor, or make it a dam.
 
     Args:
         pixels: flat and framed by OUTSIDE; changed in place.
@@ -199,19 +199,19 @@ def flood(pixels: np.ndarray, queue: np.ndarray, filled: int, stride: int) -> No
         pixel = queue[served]
         served += 1
         for step in (-stride, -1, 1, stride):  # left, up, right, down
-            neighbour = pixels[pixel + step]
+            neighbor = pixels[pixel + step]
             here = pixels[pixel]
-            if neighbour > 0:
+            if neighbor > 0:
                 if here == IN_QUEUE or (here == 0 and dammed):
-                    pixels[pixel] = neighbour
-                elif here > 0 and here != neighbour:
+                    pixels[pixel] = neighbor
+                elif here > 0 and here != neighbor:
                     pixels[pixel] = 0
                     dammed = False
-            elif neighbour == 0:
+            elif neighbor == 0:
                 if here == IN_QUEUE:
                     pixels[pixel] = 0
                     dammed = True
-            elif neighbour == MASK:
+            elif neighbor == MASK:
                 pixels[pixel + step] = IN_QUEUE
                 queue[filled] = pixel + step
                 filled += 1
@@ -220,7 +220,7 @@ def flood(pixels: np.ndarray, queue: np.ndarray, filled: int, stride: int) -> No
 def simple_points() -> np.ndarray:
     """Whether a pixel may flip, for each of its 256 possible surroundings.
 
-    Bit k of a surrounding is the k-th of the eight neighbours in reading order.
+    Bit k of a surrounding is the k-th of the eight neighbors in reading order.
     A pixel is simple if the cells among them have one 4-connected component that
     touches it along an edge, and the membrane has one 8-connected component.
 

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from unet_lib._checks import check_binary, check_images, check_slices
 from unet_lib._files import write_text
 from unet_lib.augment import TileSampler
 from unet_lib.config import TrainConfig
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.metrics import Curve, pixel_error
-from unet_lib.model import UNet
+from unet_lib.model import UNet, check_batch_norm
 from unet_lib.networks import save_network
 from unet_lib.predict import predict
 from unet_lib.train import checkpoint, steps
@@ -110,6 +111,9 @@ def fit(
     failed = True
     try:
         device = processes.device
+        if config.batch_norm:
+            tile, share = (config.tile, config.tile), config.batch // processes.count
+            check_batch_norm(share, tile, config.depth, config.padding)
         with settings(config, device), explained(config, device, folder):
             job = _Job(config, images, labels, folder, processes)
             run = _fit(job, progress, watchers)
@@ -272,31 +276,13 @@ def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> No
 
 
 def _checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.shape != labels.shape or images.ndim != 3 or images.size == 0:
+    images, labels = check_slices(images, "images"), np.asarray(labels)
+    if images.shape != labels.shape or images.ndim != 3:
         raise ValueError(
             "Expected images and labels of one shape (slices, height, width), got "
             f"{images.shape} and {labels.shape}."
         )
-    # In these words NaN is refused too.
-    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(
-            f"Expected images of floats from 0 to 1, got {_found(images)}; divide "
-            "0..255 by 255."
-        )
-    if labels.dtype.kind not in "bui" or labels.min() < 0 or labels.max() > 1:
-        raise ValueError(
-            "Expected labels of integers, 0 (membrane) and 1 (cell), got "
-            f"{_found(labels)}; for 0 and 255 pass labels > 0."
-        )
-    return images, labels
-
-
-def _found(array: np.ndarray) -> str:
-    """The type and, where there is one, the range of an array, for an error."""
-    if array.dtype.kind not in "biuf":
-        return str(array.dtype)
-    return f"{array.dtype} from {array.min()} to {array.max()}"
+    return check_images(images), check_binary(labels)
 
 
 def _diverged(what: str, step: int, config: TrainConfig) -> FloatingPointError:

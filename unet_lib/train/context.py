@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from unet_lib._checks import is_out_of_memory
 from unet_lib.config import TrainConfig
-from unet_lib.model import UNet
+from unet_lib.model import valid_sizes
 from unet_lib.train.checkpoint import CURRENT, PREVIOUS
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -91,13 +92,6 @@ def explained(
         ) from error
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was missing: only CUDA has an error of its own for that."""
-    said = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(w in said for w in words)
-
-
 def _how_to_go_on(folder: Path | None) -> str:
     if folder is None:
         return "Stopped; nothing was kept, since the run was given no folder."
@@ -113,6 +107,6 @@ def _how_to_go_on(folder: Path | None) -> str:
 
 
 def _smaller_tiles(config: TrainConfig) -> str:
-    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
-    smaller = [n for n in sizes.valid_sizes(1, config.tile - 1)][::-4][:3]
+    sizes = valid_sizes(1, config.tile - 1, config.depth, config.padding)
+    smaller = sizes[::-4][:3]
     return "such as " + ", ".join(map(str, smaller)) if smaller else "none is smaller"

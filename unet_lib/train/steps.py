@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from unet_lib.augment import TileSampler
 from unet_lib.config import TrainConfig
 from unet_lib.loss import weighted_cross_entropy
-from unet_lib.model import UNet, move_to
+from unet_lib.model import UNet, move_to, output_size
 from unet_lib.train.checkpoint import State
 from unet_lib.weights import weight_map
 
@@ -57,7 +57,6 @@ def build_sampler(
         labels: the same shape, 1 = cell, 0 = membrane.
         device: where the tiles are made.
     """
-    sizes = UNet(base_channels=1, depth=config.depth, padding=config.padding)
     if config.weighting == "none":
         weights = np.ones(labels.shape, np.float32)
     else:
@@ -67,7 +66,7 @@ def build_sampler(
         labels,
         weights,
         config.tile,
-        sizes.output_size(config.tile),
+        output_size(config.tile, config.depth, config.padding),
         config.augmentation,
         config.seed,
         device,
