@@ -243,7 +243,7 @@ OTHERS = {
     "batch": 2,
     "optimiser": "adam",
     "momentum": 0.5,
-    "learning_rate": 0.001,
+    "learning_rate": 0.002,
     "schedule": "constant",
     "steps": 7,
     "average": 0.5,
@@ -811,7 +811,7 @@ def test_evaluate_reads_labels_of_every_kind(stored, pair, tmp_path):
     [
         (lambda a: a * 128, lambda p: p, "labels of 0 (membrane) and 1"),
         (lambda a: a + 1, lambda p: p, "from 1 to 2"),
-        (lambda a: a, lambda p: p * 255, "divide a map in 0..255 by 255"),
+        (lambda a: a, lambda p: p * 255, "from 0 to 1, got float32 from"),
         (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (48, 48)"),
         (lambda a: a, lambda p: p * np.float32(np.nan), "NaN"),
     ],
