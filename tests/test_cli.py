@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -146,10 +147,16 @@ def test_a_command_line_without_tyro_says_so():
         assert ("Traceback" in done.stderr) == ("runpy" not in code)
 
 
+@pytest.fixture(scope="module")
+def thirty_slices():
+    """As many as the real stack has, so that folds exist."""
+    return data.synthetic_em(30, 48, seed=0)
+
+
 @pytest.fixture
-def small_stacks(monkeypatch):
-    """Thirty small slices in the place of the real ones, so that folds exist."""
-    images, labels = data.synthetic_em(30, 48, seed=0)
+def small_stacks(monkeypatch, thirty_slices):
+    """Thirty small slices in the place of the real ones."""
+    images, labels = thirty_slices
     stacks = data.Stacks(images, labels, images, None, "ISBI 2012")
     asked = []
     monkeypatch.setattr(
@@ -236,7 +243,7 @@ OTHERS = {
     "batch": 2,
     "optimiser": "adam",
     "momentum": 0.5,
-    "learning_rate": 0.001,
+    "learning_rate": 0.002,
     "schedule": "constant",
     "steps": 7,
     "average": 0.5,
@@ -389,6 +396,11 @@ def ends(monkeypatch, small_stacks):
     return end
 
 
+def test_memory_without_a_word_is_said(ends, capsys):
+    assert ends(MemoryError()) == 1
+    assert capsys.readouterr().err == "unet-lib: there is not enough memory for this.\n"
+
+
 @pytest.mark.parametrize("problem", [OSError, ImportError, MemoryError])
 def test_what_ends_a_run_is_said_in_one_line(problem, ends, capsys):
     assert ends(problem("take a smaller tile")) == 1
@@ -402,7 +414,6 @@ def test_what_ends_a_run_is_said_in_one_line(problem, ends, capsys):
     [
         KeyError("steps"),
         RuntimeError("of another package"),
-        MemoryError(),
         ValueError("inhomogeneous shape"),  # no words of ours
         "import numpy; numpy.array([[1], [1, 2]])",
     ],
@@ -421,6 +432,16 @@ def test_a_bug_is_said_in_one_line_with_its_traceback_in_a_file(
     assert text.startswith("unet-lib train run\n")
     assert "Traceback (most recent call last)" in text
     assert "in run_train" in text
+
+
+def test_a_warning_is_said_in_one_line(monkeypatch, stacks, capsys):
+    def load(folder):
+        warnings.warn("the file is old.", stacklevel=1)
+        return stacks[0]
+
+    monkeypatch.setattr(data, "load_isbi2012", load)
+    assert cli.main(["data"]) == 0
+    assert capsys.readouterr().err == "unet-lib: warning: the file is old.\n"
 
 
 RESUMED = "unet-lib: stopped. What is recorded is whole: the same command goes on"
@@ -790,7 +811,7 @@ def test_evaluate_reads_labels_of_every_kind(stored, pair, tmp_path):
     [
         (lambda a: a * 128, lambda p: p, "labels of 0 (membrane) and 1"),
         (lambda a: a + 1, lambda p: p, "from 1 to 2"),
-        (lambda a: a, lambda p: p * 255, "divide a map in 0..255 by 255"),
+        (lambda a: a, lambda p: p * 255, "from 0 to 1, got float32 from"),
         (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (48, 48)"),
         (lambda a: a, lambda p: p * np.float32(np.nan), "NaN"),
     ],

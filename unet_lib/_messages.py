@@ -6,9 +6,8 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from unet_lib.data import Stacks
@@ -55,8 +54,15 @@ def print_scores(scores: "Scores") -> None:
         print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
 
 
-def print_warning(message: Warning | str, *where: Any) -> None:
-    """A warning without the place in the code that it comes from."""
+def print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Like `warnings.showwarning`, without the place in the code."""
     print(f"unet-lib: warning: {message}", file=sys.stderr)
 
 
@@ -78,6 +84,8 @@ def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]
         # Where Python can flush what is left; 1 is stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return "", STOPPED + 13
+    if isinstance(problem, MemoryError) and not str(problem):
+        return "there is not enough memory for this.", 1
     if not _explains_itself(problem):
         return _reported(problem, arguments), 1
     return str(problem), 1
@@ -93,7 +101,7 @@ def _explains_itself(problem: BaseException) -> bool:
     ours = HOUSE in Path(last.filename).parents and f"{last.line}".startswith("raise")
     outside = isinstance(problem, OSError | ImportError | MemoryError)
     known = isinstance(problem, ValueError | FloatingPointError) and ours
-    return bool(str(problem)) and (outside or known)
+    return outside or known
 
 
 def _reported(problem: BaseException, arguments: Sequence[str]) -> str:
@@ -103,7 +111,7 @@ def _reported(problem: BaseException, arguments: Sequence[str]) -> str:
     ) as file:
         print("unet-lib", *arguments, file=file)
         print(
-            version("unet-lib"),
+            vars(sys.modules["unet_lib"])["__version__"],
             platform.python_version(),
             platform.platform(),
             file=file,

@@ -21,14 +21,8 @@ try:
     import tyro
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
+    from unet_lib import _messages
     from unet_lib._files import check_folder, check_output, read_json, write_text
-    from unet_lib._messages import (
-        PIXEL_ERROR,
-        explain,
-        print_scores,
-        print_stacks,
-        print_warning,
-    )
     from unet_lib.config import TrainConfig
 except KeyboardInterrupt:
     print("unet-lib: stopped before it began.", file=sys.stderr)
@@ -88,7 +82,7 @@ def run_data(
     else:
         stacks = data.load_isbi2012(folder)
         print("ISBI 2012, every pixel as published.")
-    print_stacks(stacks)
+    _messages.print_stacks(stacks)
     if export:
         data.export_slices(stacks, export)
         print(f"One PNG per slice written to {export}.")
@@ -146,7 +140,7 @@ def run_train(
         return  # of several processes, the first one reports
     if "pixel_error" in metrics:
         slices = ", ".join(map(str, metrics["held_out"]))
-        print(f"Slices {slices}: {PIXEL_ERROR} {metrics['pixel_error']:.4f}")
+        print(f"Slices {slices}: {_messages.PIXEL_ERROR} {metrics['pixel_error']:.4f}")
     print(f"Recorded in {folder}.")
 
 
@@ -294,7 +288,7 @@ def run_evaluate(
     check_output(output, (".json",), [labels, probabilities], overwrite)
     cell = _read_labels(labels)
     scores = evaluate(cell, read_tiff(probabilities), progress=True)
-    print_scores(scores)
+    _messages.print_scores(scores)
     record = {"labels": labels.name, "probabilities": probabilities.name}
     record |= {"shape": cell.shape} | scores.to_dict()
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -338,8 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 (done), 1 (could not be done), 2 (wrong usage), 130 (stopped by Ctrl-C) or
-        141 (nobody reads the output any more).
+        0 (done), 1 (could not be done), 2 (wrong usage), 130 (Ctrl-C), 141 (no reader).
     """
     arguments = [*map(_expanded, sys.argv[1:] if argv is None else argv)]
     for stream in (sys.stdout, sys.stderr):
@@ -348,11 +341,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = ""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = print_warning
+            warnings.showwarning = _messages.print_warning
             code = _run(arguments)
         print(end="", flush=True)
     except (Exception, KeyboardInterrupt) as problem:
-        said, code = explain(problem, arguments)
+        said, code = _messages.explain(problem, arguments)
     if said:  # after progress bars, which end with the problem's frames
         print(f"unet-lib: {said}", file=sys.stderr)
     return code
@@ -361,9 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     name, *options = arguments or [""]
     if name not in COMMANDS:
-        asked = name in HELP
-        print(_overview(), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        print(_overview(), file=sys.stdout if name in HELP else sys.stderr)
+        return 0 if name in HELP else 2
     command, prog = COMMANDS[name], f"unet-lib {name}"
     summary, _, details = _text(command).partition("\n\n")
     markers = tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName
@@ -387,12 +379,8 @@ def _run(arguments: list[str]) -> int:
 
 def _overview() -> str:
     rows = [f"  {name:<13}{_text(COMMANDS[name]).splitlines()[0]}" for name in COMMANDS]
-    head = "usage: unet-lib COMMAND ...", "U-Net on the ISBI 2012 stacks, step by step."
-    tail = (
-        "`unet-lib COMMAND --help` explains a command. Example:",
-        "  unet-lib data --help",
-    )
-    return "\n\n".join([*head, "\n".join(rows), *tail])
+    help = "`unet-lib COMMAND --help` explains a command. Example: unet-lib data --help"
+    return "\n".join(["usage: unet-lib COMMAND ...", "", *rows, "", help])
 
 
 def _text(command: Callable[..., None]) -> str:
