@@ -239,7 +239,9 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     if raster.channel_axis:
         raise ValueError(
             f"{name} has {raster.pixels.shape[-3]} channels: expected labels of one. "
-            "Save the one you mean by itself."
+            "Save the one you mean by itself; or, if they are slices, say so (in Fiji "
+            "under Image > Properties; with tifffile.imwrite by metadata={'axes': "
+            "'ZYX'})."
         )
     if raster.meaning == "MINISWHITE":
         raise ValueError(

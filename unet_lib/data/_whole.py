@@ -211,6 +211,8 @@ def _check_imagej(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> N
 def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
     """ValueError unless all strips or tiles of a page are there and can hold it."""
     key, size = page.keyframe, page.parent.filehandle.size
+    if key is None:
+        raise ValueError(f"its page {page.index + 1} does not describe its pixels")
     starts, counts = page.dataoffsets, page.databytecounts
     if not len(starts) == len(counts) == math.prod(key.chunked):
         raise ValueError(
@@ -231,6 +233,6 @@ def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
         ratio > 1 and math.prod(key.chunks) * bits // 8 > ratio * max(counts) + 2**16
     ):
         raise ValueError(
-            f"its page {page.index + 1} promises {key.shape} pixels, which its {sum(counts)} "
-            "bytes cannot hold"
+            f"its page {page.index + 1} promises {key.shape} pixels, which its "
+            f"{sum(counts)} bytes cannot hold"
         )

@@ -75,6 +75,11 @@ class Images:
             advice += "line)"
             if self.colors:
                 advice += ", or convert them to grey with grey=True (--grey)"
+            else:
+                advice += (
+                    "; or, if they are slices, say so (in Fiji under Image > "
+                    "Properties; with tifffile.imwrite by metadata={'axes': 'ZYX'})"
+                )
         elif "C" not in self.axes:
             kind = "channel" if found == 1 else kind
             advice = (

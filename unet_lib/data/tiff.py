@@ -128,7 +128,7 @@ def write_tiff(
             f"got {pixels.dtype} of shape {pixels.shape} and {axes!r}."
         )
     metadata: dict[str, object] = {"axes": axes}
-    options: dict[str, object] = {}
+    resolution = None
     if pixel_size is not None:
         depth, height, width = pixel_size
         if not all(length is None or 0 < length < math.inf for length in pixel_size):
@@ -136,7 +136,7 @@ def write_tiff(
                 "Expected a pixel size of positive numbers (depth, height, width), got "
                 f"{pixel_size}."
             )
-        options = {"resolution": (1 / width, 1 / height), "resolutionunit": "NONE"}
+        resolution = (1 / width, 1 / height)
         metadata |= {} if depth is None else {"spacing": depth}
         metadata |= {} if unit is None else {"unit": unit.replace("µ", "\\u00B5")}
     with written(resolved(path)) as temporary:
@@ -146,7 +146,8 @@ def write_tiff(
             imagej=True,
             photometric="minisblack",
             metadata=metadata,
-            **options,
+            resolution=resolution,
+            resolutionunit=None if resolution is None else "NONE",
         )
 
 
@@ -254,7 +255,7 @@ def _calibration(
         return None, None
     if page.tags.valueof(274, 1) >= 5:
         lengths.reverse()
-    depth = said.get("spacing")
-    known = isinstance(depth, int | float) and depth > 0
+    spacing = said.get("spacing")
+    depth = float(spacing) if isinstance(spacing, int | float) and spacing > 0 else None
     unit = None if unit is None else UNITS.get(str(unit).lower(), str(unit))
-    return (float(depth) if known else None, lengths[0], lengths[1]), unit
+    return (depth, lengths[0], lengths[1]), unit
