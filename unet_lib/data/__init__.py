@@ -19,6 +19,20 @@ from unet_lib.data.isbi2012 import VARIABLE, CacheError, DataError, DownloadErro
 from unet_lib.data.synthetic import kept_em
 from unet_lib.data.synthetic import synthetic_em as synthetic_em
 
+__all__ = [
+    "VARIABLE",
+    "CacheError",
+    "DataError",
+    "DownloadError",
+    "Stacks",
+    "export_slices",
+    "folds",
+    "load_isbi2012",
+    "load_or_stand_in",
+    "synthetic_em",
+    "synthetic_stacks",
+]
+
 
 @dataclass(frozen=True)
 class Stacks:

@@ -19,6 +19,7 @@ PERCENTILES = (0.5, 99.5)
 # been stored in a larger type than it needs.
 DARK = 0.25
 RANGE = "value_range=({}, {}) (--range {} {} on the command line)"
+DIVIDE = "Save probabilities as floats; divide a map in 0..255 by 255."
 AUTO = 'value_range="auto" (--range auto)'
 
 
@@ -41,17 +42,15 @@ def visible(raster: Raster, name: str) -> Raster:
             )
         pixels = ~pixels if pixels.dtype.kind == "b" else largest(raster) - pixels
         return replace(raster, pixels=pixels, meaning="MINISBLACK")
-    if raster.meaning == "PALETTE" and raster.palette is not None:
-        table = _table(raster, name)
-        grey = bool((np.ptp(table[np.unique(pixels)], axis=1) == 0).all())
-        bits = 8 * table.dtype.itemsize
-        if grey:
-            pixels = table[:, 0][pixels]
-            return replace(raster, pixels=pixels, meaning="MINISBLACK", bits=bits)
+    if raster.meaning == "PALETTE":
+        table, indices = _table(raster, name)
+        if not np.ptp(table[np.unique(indices)], axis=1).any():
+            pixels = table[:, 0][indices]
+            return replace(raster, pixels=pixels, meaning="MINISBLACK", bits=8)
         if not raster.false_color:
-            pixels = np.moveaxis(table[pixels], -1, -3)
+            pixels = np.moveaxis(table[indices], -1, -3)
             axes = raster.lead + "SYX"
-            return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=bits)
+            return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=8)
     raise ValueError(
         f"{name} stores its pixels as {raster.meaning} (its "
         "PhotometricInterpretation), which are not intensities of light: convert it to "
@@ -60,11 +59,20 @@ def visible(raster: Raster, name: str) -> Raster:
     )
 
 
-def _table(raster: Raster, name: str) -> np.ndarray:
-    table, used = raster.palette, int(raster.pixels.max(initial=0))
-    if table is None or raster.pixels.dtype.kind not in "bu" or used >= len(table):
+def _table(raster: Raster, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The color table and the indices into it."""
+    table, pixels = raster.palette, raster.pixels
+    if (
+        table is None
+        or pixels.dtype.kind not in "bu"
+        or pixels.max(initial=0) >= len(table)
+    ):
         raise ValueError(f"{name} has indices that its color table does not hold.")
-    return table
+    if table.max(initial=0) > 255:  # TIFF has 16 bits, of which the upper 8 count
+        table = table >> 8
+    return table.astype(np.uint8), pixels.astype(
+        np.uint8 if len(table) <= 256 else np.uint16
+    )
 
 
 def largest(raster: Raster) -> int | np.ndarray:
@@ -106,8 +114,9 @@ def value_limits(
     rasters: Sequence[Raster],
     value_range: tuple[float, float] | Literal["auto"] | None,
     where: str,
+    probabilities: bool = False,
 ) -> tuple[float, float]:
-    """The values that become 0 and 1.
+    """The values that become 0 and 1; for probabilities nobody can choose them.
 
     Raises:
         ValueError: for what is not finite, and where the type has no range of its own
@@ -129,26 +138,27 @@ def value_limits(
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(
                 f"{where} holds {rasters[0].pixels.dtype} values from {low:g} to "
-                f"{high:g}: expected values from 0 to 1. Say which become 0 and 1: "
-                f"{_advice(low, high)}."
+                f"{high:g}: expected values from 0 to 1. "
+                + (DIVIDE if probabilities else _advice(low, high))
             )
         return 0, 1
     if low < 0:
         raise ValueError(
             f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "with values below zero it is not clear which are black and white. Say "
-            f"which become 0 and 1: {_advice(low, high)}."
+            "with values below zero it is not clear which are black and white. "
+            + (DIVIDE if probabilities else _advice(low, high))
         )
     top = int(np.iinfo(rasters[0].pixels.dtype).max)
     top = int(largest(rasters[0])) if kind == "u" else top
     if high <= DARK * top:
-        warnings.warn(
-            f"{where} is nearly black: its largest value is {high}, "
-            f"{high / top:.1%} of the range of {rasters[0].pixels.dtype}, 0 to {top}. "
-            f"Say which values become 0 and 1: {_advice(0, _full(int(high)))}.",
-            UserWarning,
-            stacklevel=3,
+        said = (
+            f"{where} holds {rasters[0].pixels.dtype} values up to {high} only, "
+            f"{high / top:.1%} of its range, 0 to {top}"
         )
+        if probabilities:
+            raise ValueError(f"{said}: expected values from 0 to 1. {DIVIDE}")
+        advice = _advice(0, _full(int(high)))
+        warnings.warn(f"{said}: nearly black. {advice}", UserWarning, stacklevel=4)
     return 0, top
 
 
@@ -159,7 +169,10 @@ def _full(high: int) -> int:
 
 def _advice(low: float, high: float) -> str:
     numbers = [f"{value:.9g}" for value in (low, high)]
-    return f"{RANGE.format(*numbers, *numbers)}, or {AUTO}"
+    return (
+        f"Say which values become 0 and 1: {RANGE.format(*numbers, *numbers)}, or "
+        f"{AUTO}."
+    )
 
 
 def _asked(
@@ -228,6 +241,11 @@ def label_numbers(raster: Raster, name: str) -> Raster:
         raise ValueError(
             f"{name} is a JPEG, which changes values: save labels as PNG or TIFF."
         )
+    if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
+        raise ValueError(
+            f"{name} stores its pixels as {raster.meaning} (its "
+            "PhotometricInterpretation): expected labels as a grey image."
+        )
     raster = opaque(raster, name)
     if raster.meaning == "RGB" and raster.channel_axis:
         if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
@@ -251,7 +269,8 @@ def label_numbers(raster: Raster, name: str) -> Raster:
             "white, and save it again."
         )
     if raster.meaning == "PALETTE":
-        table, used = _table(raster, name), np.unique(raster.pixels)
+        table, indices = _table(raster, name)
+        used = np.unique(indices)
         if table[0].any() or not table[used[used > 0]].any(axis=1).all():
             raise ValueError(
                 f"{name} has a color table that shows 0 in a color, or another label "
@@ -259,11 +278,6 @@ def label_numbers(raster: Raster, name: str) -> Raster:
                 "a grey image."
             )
         return replace(raster, meaning="MINISBLACK")
-    if raster.meaning != "MINISBLACK":
-        raise ValueError(
-            f"{name} stores its pixels as {raster.meaning} (its "
-            "PhotometricInterpretation): expected labels as a grey image."
-        )
     return raster
 
 

@@ -24,7 +24,14 @@ def read_picture(path: str | Path) -> Raster:
         with one_sentence(path, kind), warnings.catch_warnings():
             # Its bound of pixels is held against the file's bytes below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(opened, formats=("PNG", "JPEG")) as image:
+            try:
+                opened_image = Image.open(opened, formats=("PNG", "JPEG"))
+            except Image.DecompressionBombError as error:
+                raise ValueError(
+                    f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, "
+                    "the most that Pillow takes: save it as a TIFF"
+                ) from error
+            with opened_image as image:
                 _check(image, head, path.stat().st_size * RATIOS[kind])
                 image.load()
                 return _raster(ImageOps.exif_transpose(image), head, kind == "JPEG")

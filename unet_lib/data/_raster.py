@@ -27,6 +27,7 @@ class Raster:
         palette: ``(entries, 3)``, for PALETTE.
         false_color: whether the palette only shows intensities, as Fiji's do.
         lossy: whether the format changes values when it stores them (JPEG).
+        of_set: whether the pixels come from a set of files.
         pixel_size: ``(depth, height, width)`` of a pixel in `unit`; a depth of None is
             not known.
     """
@@ -39,6 +40,7 @@ class Raster:
     palette: np.ndarray | None = None
     false_color: bool = False
     lossy: bool = False
+    of_set: bool = False
     pixel_size: tuple[float | None, float, float] | None = None
     unit: str | None = None
 

@@ -67,13 +67,11 @@ def check_chain(file: tifffile.TiffFile) -> None:
             )
         seen.add(offset)
         tags = _number(handle, offset, tiff.tagnoformat, tiff.tagnosize)
-        block = handle.read(tags * tiff.tagsize)
-        values = {
-            struct.unpack_from(tiff.byteorder + "H", block, at)[0]: block[
-                at + tiff.tagsize - tiff.tagoffsetthreshold : at + tiff.tagsize
-            ]
-            for at in range(0, len(block) - tiff.tagsize + 1, tiff.tagsize)
-        }
+        values = _values(file, handle.read(tags * tiff.tagsize))
+        if not values:
+            raise ValueError(
+                f"its page {len(seen)} is empty: it did not arrive whole, copy it again"
+            )
         kind = values.get(254, b"\0\0")[:2]
         if not struct.unpack(tiff.byteorder + "H", kind)[0] & REDUCED:
             for code, pages in found.items():
@@ -86,6 +84,24 @@ def check_chain(file: tifffile.TiffFile) -> None:
                 f"its pages differ in {SAME[code]}, so that the same number means "
                 "different things in them: save them all alike"
             )
+
+
+def _values(file: tifffile.TiffFile, block: bytes) -> dict[int, bytes]:
+    """The tags of a page with their value, or the offset of it, as stored."""
+    tiff, values = file.tiff, {}
+    for at in range(0, len(block) - tiff.tagsize + 1, tiff.tagsize):
+        code, kind, count, value = struct.unpack_from(tiff.tagheaderformat, block, at)
+        size = count * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
+        if size > tiff.tagoffsetthreshold:
+            (start,) = struct.unpack(tiff.offsetformat, value)
+            if start + size > file.filehandle.size:
+                raise ValueError(
+                    f"tag {code} should end at byte {start + size}, and the file has "
+                    f"{file.filehandle.size} bytes: it did not arrive whole, copy it "
+                    "again"
+                )
+        values[code] = value
+    return values
 
 
 def _number(handle: tifffile.FileHandle, offset: int, form: str, size: int) -> int:

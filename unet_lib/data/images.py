@@ -5,7 +5,6 @@ says in one sentence what is in the way and what to do.
 """
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ OTHERS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """What a file or a folder holds.
 
@@ -142,21 +141,7 @@ def read_images(
     """
     if channel is not None and grey:
         raise ValueError("Expected a channel or grey=True, got both: leave one out.")
-    rasters, names, folder = _load(path)
-    for number, name in enumerate(names):
-        raster = _numbers.visible(rasters[number], name)
-        if channel is None:
-            raster = _numbers.opaque(raster, name)
-        else:
-            raster = _numbers.choose(raster, name, channel)
-        rasters[number] = raster
-    _check_alike(rasters, names)
-    low, high = _numbers.value_limits(rasters, value_range, str(path))
-    parts = []
-    for number, raster in enumerate(rasters):
-        part = _numbers.scaled(raster.pixels, low, high)
-        parts.append(_numbers.luma(part, raster, names[number]) if grey else part)
-    return _collected(parts, rasters, names, folder)
+    return _images(_load(path), str(path), channel, grey, value_range)
 
 
 def read_labels(path: str | Path, binary: bool = True) -> Images:
@@ -205,15 +190,13 @@ def read_probabilities(path: str | Path) -> Images:
         ValueError: for other values, and for what cannot be read.
         OSError: for what cannot be opened.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            images = read_images(path)
-        except UserWarning as warning:
+    loaded = _load(path)
+    for raster, name in zip(*loaded[:2], strict=True):
+        if raster.lossy:
             raise ValueError(
-                f"{warning} Probabilities are floats from 0 to 1, or integers up to "
-                "the largest of their type."
-            ) from None
+                f"{name} is a JPEG, which changes values: save probabilities as TIFF."
+            )
+    images = _images(loaded, str(path), probabilities=True)
     pixels = images.pixels
     if images.colors and isinstance(pixels, np.ndarray):
         lead = images.axes.replace("C", "")
@@ -272,11 +255,17 @@ def _load(path: str | Path) -> tuple[list[Raster], list[str], bool]:
     rasters = []
     for file in files:
         raster = read_raster(file) if _kind(file) == "TIFF" else read_picture(file)
-        if len(raster.lead) > 1 and not set(raster.lead) <= {"T", "Z"}:
+        # One unnamed axis is a stack's; of two it is not known which.
+        if raster.lead not in ("Q", "I") and not set(raster.lead) <= {"T", "Z"}:
             raise ValueError(
                 f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}, of "
                 "which slices and channels cannot be told: save it in Fiji with named "
                 "axes, or with tifffile.imwrite(..., metadata={'axes': 'ZCYX'})."
+            )
+        if raster.of_set and len(files) > 1:
+            raise ValueError(
+                f"{file} is one of a set of OME-TIFF files that are one stack: name "
+                "this file instead of its folder, and the set is read."
             )
         height, width = raster.pixels.shape[-2:]
         if width in (2, 3, 4) and height > 8 * width and raster.lead:
@@ -287,6 +276,31 @@ def _load(path: str | Path) -> tuple[list[Raster], list[str], bool]:
             )
         rasters.append(raster)
     return rasters, [str(file) for file in files], path.is_dir()
+
+
+def _images(
+    loaded: tuple[list[Raster], list[str], bool],
+    where: str,
+    channel: int | None = None,
+    grey: bool = False,
+    value_range: tuple[float, float] | Literal["auto"] | None = None,
+    probabilities: bool = False,
+) -> Images:
+    rasters, names, folder = loaded
+    for number, name in enumerate(names):
+        raster = _numbers.visible(rasters[number], name)
+        if channel is None:
+            raster = _numbers.opaque(raster, name)
+        else:
+            raster = _numbers.choose(raster, name, channel)
+        rasters[number] = raster
+    _check_alike(rasters, names)
+    low, high = _numbers.value_limits(rasters, value_range, where, probabilities)
+    parts = []
+    for number, raster in enumerate(rasters):
+        part = _numbers.scaled(raster.pixels, low, high)
+        parts.append(_numbers.luma(part, raster, names[number]) if grey else part)
+    return _collected(parts, rasters, names, folder)
 
 
 def _check_alike(

@@ -19,6 +19,15 @@ import numpy as np
 
 from unet_lib.data import tiff
 
+__all__ = [
+    "CacheError",
+    "DataError",
+    "DownloadError",
+    "cache_folder",
+    "read_folder",
+    "read_or_fetch",
+]
+
 ADDRESS = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
 VARIABLE = "UNET_BOOK_DATA"
 SHAPE = (30, 512, 512)

@@ -91,6 +91,7 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
             bits,
             _palette(page) if meaning == "PALETTE" else None,
             bool(file.is_imagej),
+            of_set=bool(parts[0].is_multifile),
             pixel_size=pixel_size,
             unit=unit,
         )
@@ -183,6 +184,12 @@ def _meaning(page: tifffile.TiffPage) -> tuple[str, bool | None]:
     meaning = getattr(page.photometric, "name", str(page.photometric))
     if meaning == "YCBCR" and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
         meaning = "RGB"  # the codec converts
+    if (
+        meaning == "MINISWHITE"
+        and page.dtype == bool
+        and page.software == "tifffile.py"
+    ):
+        meaning = "MINISBLACK"  # tifffile marks all truth values so, and keeps them
     extra = page.samplesperpixel - COLORS.get(meaning, 1)
     kinds = [int(kind) for kind in page.extrasamples]
     if extra >= 1 and meaning == "MINISBLACK" and not any(kinds):
