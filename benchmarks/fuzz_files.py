@@ -4,9 +4,10 @@
 
 Each reader gets FILES files (3,000 by default) of every kind that it reads, with one to
 three bytes changed, most of them in the header, and one file in five cut short. A file
-that is read must have the pixels' shape or a warning sign of its own; a file that is
-not must end in a ValueError that names it. The counts are printed by outcome; the exit
-code is 1 where another error came, or one file took more than 200 MB.
+that is read must have the shape that it was written with (a JPEG says its height once,
+so that its shape may change); a file that is not must end in a ValueError that names
+it. The counts are printed by outcome; the exit code is 1 where another one came, or
+one file took more than 200 MB.
 """
 
 import collections
@@ -152,13 +153,20 @@ def fuzz(reader: Callable, files: list[bytes], count: int, seed: int) -> dict[st
     return dict(counts.most_common())
 
 
+def allowed(name: str) -> set[str]:
+    """The outcomes that are right for a reader."""
+    return {"read", "refused"} | (
+        {"read in another shape"} if "JPEG" in name else set()
+    )
+
+
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     wrong = False
     for name, (reader, files) in readers().items():
         counts = fuzz(reader, files, count, seed)
-        wrong |= not set(counts) <= {"read", "refused"}
+        wrong |= not set(counts) <= allowed(name)
         print(f"{name:<20}", ", ".join(f"{n} {what}" for what, n in counts.items()))
     return int(wrong)
 

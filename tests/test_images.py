@@ -489,7 +489,7 @@ def test_labels_with_a_color_table(path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.where(GREY < 50, -1, CELL).astype(np.int16), "pixels labeled -1"),
+        (np.where(GREY < 50, -1, CELL.astype(np.int16)), "pixels labeled -1"),
         (np.where(GREY < 50, np.nan, CELL).astype(np.float32), "pixels labeled nan"),
         (CELL * np.float32(0.5), r"labeled 0\.5"),
         (
@@ -637,7 +637,7 @@ def test_damaged_files_are_read_or_refused_by_name(name):
     reader, files = fuzz_files.readers()[name]
     counts = fuzz_files.fuzz(reader, files, count=50, seed=1)
     assert counts["refused"] > 5
-    assert set(counts) <= {"read", "refused"}
+    assert set(counts) <= fuzz_files.allowed(name)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])

@@ -89,8 +89,9 @@ def check_chain(file: tifffile.TiffFile) -> None:
 def _values(file: tifffile.TiffFile, block: bytes) -> dict[int, bytes]:
     """The tags of a page with their value, or the offset of it, as stored."""
     tiff, values = file.tiff, {}
+    entry = tiff.byteorder + ("HHQ8s" if tiff.offsetsize == 8 else "HHI4s")
     for at in range(0, len(block) - tiff.tagsize + 1, tiff.tagsize):
-        code, kind, count, value = struct.unpack_from(tiff.tagheaderformat, block, at)
+        code, kind, count, value = struct.unpack_from(entry, block, at)
         size = count * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
         if size > tiff.tagoffsetthreshold:
             (start,) = struct.unpack(tiff.offsetformat, value)

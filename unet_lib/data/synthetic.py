@@ -140,15 +140,17 @@ def _partition(rng: np.random.Generator, slices: int, size: int) -> np.ndarray:
     # several seeds are not convex. Warped coordinates bend their borders.
     centres, seeds = draw(2.0e-5), draw(3.2e-5)
     _, owner = KDTree(centres).query(seeds)
-    shape = (slices, (size + 1) // 2, (size + 1) // 2, 3)
-    points: np.ndarray = np.empty(shape, np.float32)
+    shape = (slices, (size + 1) // 2, (size + 1) // 2)
+    points: np.ndarray = np.empty((*shape, 3), np.float32)
     points[..., 0] = depth * np.arange(slices)[:, None, None]
     points[..., 1] = np.arange(0, size, 2)[:, None]
     points[..., 2] = np.arange(0, size, 2)
     for axis in (1, 2):
-        warp = 8 * _smooth_noise(rng, points.shape[:3], (5, 20, 20))
-        warp += 1.6 * _smooth_noise(rng, points.shape[:3], (1.5, 4.5, 4.5))
-        points[..., axis] += warp
+        coarse, fine = (
+            _smooth_noise(rng, shape, spacing)
+            for spacing in ((5, 20, 20), (1.5, 4.5, 4.5))
+        )
+        points[..., axis] += 8 * coarse + 1.6 * fine
     _, nearest = KDTree(seeds).query(points.reshape(-1, 3))
     return owner[nearest].reshape(points.shape[:3])
 
