@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from unet_lib.data.tiff import read_raster, read_tiff, write_tiff
+from unet_lib.data._tiff import read_raster
+from unet_lib.data.tiff import read_tiff, write_tiff
 
 STACK = np.random.default_rng(0).random((5, 12, 9)).astype(np.float32)
 

@@ -15,7 +15,8 @@ import numpy as np
 from unet_lib.data import _numbers
 from unet_lib.data._pictures import read_picture
 from unet_lib.data._raster import Raster, resolved
-from unet_lib.data.tiff import read_raster, write_tiff
+from unet_lib.data._tiff import read_raster
+from unet_lib.data.tiff import write_tiff
 
 __all__ = ["Images", "image_files", "read_images", "read_labels", "read_probabilities"]
 

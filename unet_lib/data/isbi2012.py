@@ -17,7 +17,7 @@ from types import ModuleType
 import filelock
 import numpy as np
 
-from unet_lib.data import tiff
+from unet_lib.data import _tiff
 
 __all__ = [
     "CacheError",
@@ -146,7 +146,7 @@ def _decode_all(
 def _decode(name: str, data: bytes) -> np.ndarray:
     """Decode one file; the DataError's text follows on the file's name."""
     try:
-        stack = tiff.decode(io.BytesIO(data)).pixels
+        stack = _tiff.decode(io.BytesIO(data)).pixels
     except Exception as problem:  # a broken file breaks the reader in many ways
         raise DataError(
             f"is not a readable TIFF file ({problem}). It may be truncated: it has "
