@@ -47,7 +47,7 @@ def follow(message):
     return tuple(float(value) for value in command)
 
 
-# Every way to write one grey picture ---------------------------------------------
+# Every way to write one gray picture ---------------------------------------------
 
 SAME = {
     "tiff": lambda p: tifffile.imwrite(p, GREY),
@@ -63,9 +63,9 @@ SAME = {
     "upside down": lambda p: tifffile.imwrite(p, GREY[::-1], **tag(274, "H", 4)),
     "on its side": lambda p: tifffile.imwrite(p, GREY.T, **tag(274, "H", 5)),
     "png": lambda p: Image.fromarray(GREY).save(p, "png"),
-    "grey and alpha": lambda p: Image.fromarray(GREY).convert("LA").save(p, "png"),
+    "gray and alpha": lambda p: Image.fromarray(GREY).convert("LA").save(p, "png"),
     "tiff with alpha": lambda p: Image.fromarray(GREY).convert("LA").save(p, "tiff"),
-    "grey palette": lambda p: Image.fromarray(GREY).convert("P").save(p, "png"),
+    "gray palette": lambda p: Image.fromarray(GREY).convert("P").save(p, "png"),
     "tiff palette": lambda p: Image.fromarray(GREY).convert("P").save(p, "tiff"),
     "png of 16 bits": lambda p: Image.fromarray(GREY.astype(np.uint16) * 257).save(
         p, "png"
@@ -357,7 +357,7 @@ def test_pixel_size_goes_through(options, size, unit, path, tmp_path):
         assert (found.pixel_size, found.unit) == (size and pytest.approx(size), unit)
 
 
-# From numbers to grey values -----------------------------------------------------
+# From numbers to gray values -----------------------------------------------------
 
 
 @pytest.mark.parametrize(

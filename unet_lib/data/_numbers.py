@@ -1,4 +1,4 @@
-"""From numbers as stored to grey values and labels, by what the file says of them."""
+"""From numbers as stored to gray values and labels, by what the file says of them."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from unet_lib.data._raster import Raster
 
-# Of red, green and blue in a grey value: ITU-R BT.601, as in Pillow and in Fiji's
+# Of red, green and blue in a gray value: ITU-R BT.601, as in Pillow and in Fiji's
 # weighted conversion.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Rounding may leave a float this far outside 0 to 1.
@@ -54,7 +54,7 @@ def visible(raster: Raster, name: str) -> Raster:
     raise ValueError(
         f"{name} stores its pixels as {raster.meaning} (its "
         "PhotometricInterpretation), which are not intensities of light: convert it to "
-        "grey (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > Grays) or to "
+        "gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > Grays) or to "
         "RGB, and save it again."
     )
 
@@ -190,7 +190,7 @@ def _asked(
         if not low < high:
             numbers = RANGE.format(0, _full(int(high)), 0, _full(int(high)))
             raise ValueError(
-                f"{where} is nearly one grey value: the {PERCENTILES[0]}th and "
+                f"{where} is nearly one gray value: the {PERCENTILES[0]}th and "
                 f"{PERCENTILES[1]}th percentile are {low:g} and {high:g}, which leaves "
                 f"no range. Give one of two numbers, such as {numbers}."
             )
@@ -219,7 +219,7 @@ def scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def luma(pixels: np.ndarray, raster: Raster, name: str) -> np.ndarray:
-    """Grey values of red, green and blue; grey ones stay as they are."""
+    """Gray values of red, green and blue; gray ones stay as they are."""
     if not raster.channel_axis:
         return pixels
     if raster.meaning != "RGB":
@@ -244,13 +244,13 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         raise ValueError(
             f"{name} stores its pixels as {raster.meaning} (its "
-            "PhotometricInterpretation): expected labels as a grey image."
+            "PhotometricInterpretation): expected labels as a gray image."
         )
     raster = opaque(raster, name)
     if raster.meaning == "RGB" and raster.channel_axis:
         if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
             raise ValueError(
-                f"{name} holds colors: expected labels as numbers. Save it as a grey "
+                f"{name} holds colors: expected labels as numbers. Save it as a gray "
                 "image of 0 and 255, or of the numbers of classes or cells."
             )
         return replace(raster.samples(0), meaning="MINISBLACK")
@@ -275,7 +275,7 @@ def label_numbers(raster: Raster, name: str) -> Raster:
             raise ValueError(
                 f"{name} has a color table that shows 0 in a color, or another label "
                 "in black, so that it is not clear which is the background. Save it as "
-                "a grey image."
+                "a gray image."
             )
         return replace(raster, meaning="MINISBLACK")
     return raster
@@ -316,7 +316,7 @@ def binary(labels: np.ndarray, name: str) -> np.ndarray:
     raise ValueError(
         f"{name} has {_count(wrong)} of {len(others)} other "
         f"value{'s' * (len(others) > 1)}, such as {others[0]:g}: expected labels of 0 "
-        "(membrane) and 1 or 255 (cell). Greys come from JPEG, resizing or soft "
+        "(membrane) and 1 or 255 (cell). Grays come from JPEG, resizing or soft "
         "brushes: choose a threshold, and save the labels above it as 255. Numbers of "
         "cells or classes are not binary labels: read them as such, or save labels > 0."
     )

@@ -50,7 +50,7 @@ def _check(image: Image.Image, head: bytes, bound: int) -> None:
     if head.startswith(b"\x89PNG") and head[24] == 16 and head[25] in (2, 4, 6):
         raise ValueError(
             "it holds 16 bits for each of several samples, of which Pillow keeps 8: "
-            "save it as a TIFF, or as a grey PNG"
+            "save it as a TIFF, or as a gray PNG"
         )
 
 

@@ -56,7 +56,7 @@ class Images:
     def for_channels(self, count: int) -> np.ndarray | list[np.ndarray]:
         """The pixels for a network of `count` input channels.
 
-        A grey picture that is stored as equal red, green and blue is one channel.
+        A gray picture that is stored as equal red, green and blue is one channel.
 
         Raises:
             ValueError: where the file has another number, with what to do.
@@ -74,7 +74,7 @@ class Images:
             advice = f"choose one with channel=1 to {found} (--channel on the command "
             advice += "line)"
             if self.colors:
-                advice += ", or convert them to grey with grey=True (--grey)"
+                advice += ", or convert them to gray with grey=True (--grey)"
             else:
                 advice += (
                     "; or, if they are slices, say so (in Fiji under Image > "
@@ -121,12 +121,12 @@ def read_images(
         path: of a TIFF, a PNG or a JPEG, one image or a stack; or of a folder of them,
             which are read in the order of their names, 2 before 10.
         channel: the one channel or color to take, counted from 1 as Fiji does.
-        grey: whether to convert colors to grey, by the weights .299, .587, .114.
+        grey: whether to convert colors to gray, by the weights .299, .587, .114.
         value_range: the values that become 0 and 1; what lies outside is clipped.
             Without it, integers are scaled by the largest value of their type, or of
             the bits that the file says are used, and floats must be from 0 to 1.
             ``"auto"`` takes the 0.5th and 99.5th percentile of all pixels, a deviation
-            from the paper: the same tissue then has other grey values beside other
+            from the paper: the same tissue then has other gray values beside other
             neighbors.
 
     Returns:
