@@ -746,7 +746,7 @@ def pair(tmp_path):
     noise = np.random.default_rng(0).random(labels.shape)
     probabilities = (0.7 * labels + 0.3 * noise).astype(np.float32)
     files = [str(tmp_path / name) for name in ("labels.tif", "map.tif")]
-    tifffile.imwrite(files[0], labels * 255, imagej=True)
+    tifffile.imwrite(files[0], labels * 255, imagej=True, metadata={"axes": "ZYX"})
     tifffile.imwrite(files[1], probabilities, metadata=None, byteorder=">")
     return labels, probabilities, files
 
@@ -809,10 +809,10 @@ def test_evaluate_reads_labels_of_every_kind(stored, pair, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "probabilities", "message"),
     [
-        (lambda a: a * 128, lambda p: p, "labels of 0 (membrane) and 1"),
-        (lambda a: a + 1, lambda p: p, "from 1 to 2"),
-        (lambda a: a, lambda p: p * 255, "from 0 to 1, got float32 from"),
-        (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (48, 48)"),
+        (lambda a: a * 128, lambda p: p, "such as 128: expected labels of 0"),
+        (lambda a: a + 1, lambda p: p, "such as 2"),
+        (lambda a: a, lambda p: p * 255, "divide a map in 0..255 by 255"),
+        (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (1, 48, 48)"),
         (lambda a: a, lambda p: p * np.float32(np.nan), "NaN"),
     ],
 )

@@ -1,5 +1,7 @@
 """The stacks: what is accepted, what is refused and how, and the stand-in."""
 
+import builtins
+import errno
 import hashlib
 import io
 import os
@@ -286,6 +288,19 @@ def test_two_files_exchanged(tmp_path, files):
         data.load_isbi2012(folder)
 
 
+@pytest.fixture
+def quick_stand_in(monkeypatch):
+    whole = data.synthetic_em
+    monkeypatch.setattr(data, "kept_em", lambda seed: whole(2, 48, seed))
+
+
+def one_line(capsys):
+    out = capsys.readouterr().out
+    assert out.endswith("\n")
+    assert out.count("\n") == 1
+    return out
+
+
 # From the cache and by download ----------------------------------------------
 
 
@@ -298,7 +313,10 @@ def test_download(serve, files, pixels, true_labels, folder, tmp_path):
     assert stacks.test_labels is not None
     # The stacks and nothing else, whatever paths the zip's members have.
     assert tree(isbi2012.cache_folder()) == files
-    assert len(tree(tmp_path)) == len(files)
+    assert len(
+        tree(tmp_path).keys()
+        - {f"{isbi2012.cache_folder().relative_to(tmp_path)}.lock"}
+    ) == len(files)
     check(data.load_isbi2012(), pixels)
     assert asked == ["/stacks.zip"]
 
@@ -399,13 +417,82 @@ def test_failed_download_leaves_what_was_there(serve, files):
     assert tree(isbi2012.cache_folder()) == there
 
 
-def test_cache_that_cannot_be_written(serve, files):
+@pytest.mark.usefixtures("quick_stand_in")
+def test_cache_that_cannot_be_written(serve, files, capsys):
+    """It is told as what it is, and not as a machine that is off line."""
     serve(zipped(files))
     cache = isbi2012.cache_folder()
     cache.parent.mkdir(parents=True, exist_ok=True)
     cache.write_bytes(b"a file where the folder should be")
-    with pytest.raises(data.DownloadError, match="exists"):
+    with pytest.raises(
+        isbi2012.CacheError, match=r"cannot be kept in .*exists"
+    ) as error:
         data.load_isbi2012()
+    assert str(cache) in str(error.value)
+    assert "could not be fetched" not in str(error.value)
+    assert data.load_or_stand_in().source == "synthetic"
+    assert "cannot be kept" in one_line(capsys)
+
+
+def test_folder_in_the_place_of_a_stack(serve, files, pixels):
+    asked = serve(zipped(files))
+    taken = isbi2012.cache_folder() / "train-labels.tif"
+    taken.mkdir(parents=True)
+    with pytest.raises(data.CacheError, match=r"train-labels\.tif is a folder"):
+        data.load_isbi2012()
+    assert asked == []
+    taken.rmdir()
+    check(data.load_isbi2012(), pixels)
+
+
+@pytest.mark.parametrize("name", ["stacks.zip", "train-labels.tif"])
+def test_full_disk(serve, files, pixels, monkeypatch, name):
+    """While the zip is fetched, and while the stacks are written."""
+    serve(zipped(files))
+
+    def full(path, whole):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole
+
+    opened, write = builtins.open, isbi2012.Path.write_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            builtins,
+            "open",
+            lambda file, *rest, **more: full(
+                isbi2012.Path(str(file)), opened(file, *rest, **more)
+            ),
+        )
+        patch.setattr(
+            isbi2012.Path,
+            "write_bytes",
+            lambda path, content: full(path, write(path, content)),
+        )
+        with pytest.raises(data.CacheError, match="No space left on device") as error:
+            data.load_isbi2012()
+    assert "could not be fetched" not in str(error.value)
+    assert "Make room" in str(error.value)
+    check(data.load_isbi2012(), pixels)
+
+
+def test_what_a_killed_download_left_is_removed(serve, files, pixels):
+    serve(zipped(files))
+    left = isbi2012.cache_folder() / ".download-killed"
+    fill(left, {"stacks.zip": b"half"})
+    check(data.load_isbi2012(), pixels)
+    assert tree(isbi2012.cache_folder()) == files
+    assert not left.exists()
+
+
+def test_a_zip_that_unpacks_to_gigabytes(serve, files, monkeypatch):
+    """It is read no further than a stack is long."""
+    bomb = {**files, "train-volume.tif": bytes(10**7)}
+    assert len(zipped(bomb)) < 50_000
+    serve(zipped(bomb))
+    with pytest.raises(data.DownloadError, match=r"train-volume\.tif unpacks to more"):
+        data.load_isbi2012()
+    assert list(isbi2012.cache_folder().iterdir()) == []
 
 
 def test_damaged_cache_is_named_and_fetched_anew_when_deleted(serve, files, pixels):
@@ -427,19 +514,6 @@ def test_cache_folder_is_that_of_pooch():
 
 
 # The stacks or the stand-in --------------------------------------------------
-
-
-@pytest.fixture
-def quick_stand_in(monkeypatch):
-    whole = data.synthetic_em
-    monkeypatch.setattr(data, "kept_em", lambda seed: whole(2, 48, seed))
-
-
-def one_line(capsys):
-    out = capsys.readouterr().out
-    assert out.endswith("\n")
-    assert out.count("\n") == 1
-    return out
 
 
 def test_load_or_stand_in_loads(tmp_path, monkeypatch, files, pixels, capsys):
@@ -570,16 +644,14 @@ def test_export_overwrites_nothing(tmp_path, stacks):
 
 
 def test_export_that_fails_leaves_nothing(tmp_path, stacks, monkeypatch):
-    import skimage.io
+    write = Image.Image.save
 
-    write = skimage.io.imsave
-
-    def full_disk(path, image, **options):
+    def full_disk(image, path):
         if path.name == "02.png":
             raise OSError("No space left on device")
-        write(path, image, **options)
+        write(image, path)
 
-    monkeypatch.setattr(skimage.io, "imsave", full_disk)
+    monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
         data.export_slices(stacks, tmp_path / "new" / "out")
     assert os.listdir(tmp_path / "new") == []

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 try:
     import tyro
@@ -32,9 +32,6 @@ except ImportError as error:
     if __name__ == "__main__":
         sys.exit(f"unet-lib: {MISSING}")
     raise ImportError(MISSING) from None
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["main"]
 
@@ -207,19 +204,25 @@ def run_predict(
     images: Positional[Path],
     output: Positional[Path],
     *,
+    channel: int | None = None,
+    grey: FlagCreatePairsOff[bool] = False,
+    value_range: Annotated[
+        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
+    ] = None,
     versions: Literal[1, 7, 8] = 1,
     device: str | None = None,
     tile: int | None = None,
     max_pixels: int = 1024 * 1024,
     overwrite: FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Segment a TIFF image or stack with a trained network.
+    """Segment images with a trained network.
 
-    The probability of cell is written for each pixel of a grey image or stack of any
-    size, as a float32 TIFF that Fiji opens. Integer images are scaled by the largest
-    value of their type; floating-point images must lie between 0 and 1. A network with
-    several channels takes (channels, height, width) or (slices, channels, height,
-    width); one with more than two classes writes the probabilities of all of them.
+    The probability of cell is written for each pixel of a gray image or stack of any
+    size, as a float32 TIFF that Fiji opens, with the axes and the pixel size of the
+    images. Integer images are scaled by the largest value of their type unless --range
+    says otherwise; floating-point images must lie between 0 and 1. A network with
+    several channels takes colors or channels; one with more than two classes writes the
+    probabilities of all of them.
 
     Example:
 
@@ -231,26 +234,28 @@ def run_predict(
 
     Args:
         network: a .safetensors file of a training run.
-        images: a grey TIFF, one image or a stack.
+        images: a TIFF, PNG or JPEG, one image or a stack, or a folder of them.
         output: the TIFF to write.
+        channel: the one channel or color to take, counted from 1.
+        grey: convert colors to gray.
+        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
         versions: average over so many rotated versions of each slice.
         device: "cpu", "cuda" or "mps"; None takes the fastest one available.
         tile: pixels per side of a tile, 572 in the paper; None computes the fewest.
         max_pixels: the most pixels of a tile, which bounds the memory needed.
         overwrite: replace OUTPUT if it exists.
     """
-    from unet_lib.data.tiff import write_tiff
+    from unet_lib.data.images import read_images
     from unet_lib.networks import load_network
     from unet_lib.predict import predict
     from unet_lib.train.processes import join
 
     check_output(output, (".tif", ".tiff"), [network, images], overwrite)
+    found = read_images(images, channel, grey, value_range)
     model = load_network(network, join(device, batch=1).device)
-    pixels = _read_images(images)
+    pixels = found.for_channels(model.arguments["in_channels"])
     probabilities = predict(model, pixels, tile, max_pixels, versions, progress=True)
-    classes = "C" if model.arguments["num_classes"] > 2 else ""
-    slices = "Z" * (probabilities.ndim - 2 - len(classes))
-    write_tiff(output, probabilities, slices + classes + "YX")
+    found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
     print(f"Probabilities of cell written to {output}.")
 
 
@@ -276,50 +281,24 @@ def run_evaluate(
       unet-lib evaluate train-labels.tif probabilities.tif
 
     Args:
-        labels: a TIFF, one image or a stack: 0 = membrane, 1 or 255 = cell.
-        probabilities: a TIFF of the same shape, floats from 0 to 1, as from predict.
+        labels: a TIFF, a PNG or a folder of them: 0 = membrane, 1 or 255 = cell.
+        probabilities: a TIFF of the same shape, from 0 to 1, as from predict.
         output: the JSON file; None is PROBABILITIES, ending in .evaluation.json.
         overwrite: replace that file if it exists.
     """
-    from unet_lib.data.tiff import read_tiff
+    from unet_lib.data.images import read_labels, read_probabilities
     from unet_lib.metrics import evaluate
 
     output = output or probabilities.with_suffix(".evaluation.json")
     check_output(output, (".json",), [labels, probabilities], overwrite)
-    cell = _read_labels(labels)
-    scores = evaluate(cell, read_tiff(probabilities), progress=True)
+    cell = read_labels(labels).pixels
+    found = read_probabilities(probabilities).pixels
+    scores = evaluate(cell, found, progress=True)
     _messages.print_scores(scores)
     record = {"labels": labels.name, "probabilities": probabilities.name}
     record |= {"shape": cell.shape} | scores.to_dict()
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(f"\nWritten to {output}.")
-
-
-def _read_images(path: Path) -> "np.ndarray[Any, Any]":
-    """Images for a network: floats from 0 to 1."""
-    import numpy as np
-
-    from unet_lib.data.tiff import read_tiff
-
-    images = read_tiff(path)
-    if np.issubdtype(images.dtype, np.unsignedinteger):
-        return images / np.float32(np.iinfo(images.dtype).max)
-    if images.min(initial=0) < 0 or images.max(initial=0) > 1:
-        raise ValueError(
-            f"{path} holds {images.dtype} values from {images.min()} to "
-            f"{images.max()}: expected unsigned integers, or floats from 0 to 1."
-        )
-    return images
-
-
-def _read_labels(path: Path) -> "np.ndarray[Any, Any]":
-    """Labels: 0 and 255 become 0 and 1; `evaluate` judges anything else."""
-    import numpy as np
-
-    from unet_lib.data.tiff import read_tiff
-
-    labels = read_tiff(path)
-    return labels > 0 if np.isin(labels, (0, 255)).all() else labels
 
 
 RUNS = (run_data, run_train, run_predict, run_evaluate, run_experiments)

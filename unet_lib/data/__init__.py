@@ -11,12 +11,27 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from unet_lib._checks import check_binary, check_images
 from unet_lib.data import isbi2012
-from unet_lib.data.isbi2012 import VARIABLE, DataError, DownloadError
+from unet_lib.data.isbi2012 import VARIABLE, CacheError, DataError, DownloadError
 from unet_lib.data.synthetic import kept_em
 from unet_lib.data.synthetic import synthetic_em as synthetic_em
+
+__all__ = [
+    "VARIABLE",
+    "CacheError",
+    "DataError",
+    "DownloadError",
+    "Stacks",
+    "export_slices",
+    "folds",
+    "load_isbi2012",
+    "load_or_stand_in",
+    "synthetic_em",
+    "synthetic_stacks",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Stacks:
         object.__setattr__(self, name, check(stack, name))
 
 
-def load_isbi2012(folder=None):
+def load_isbi2012(folder: str | Path | None = None) -> Stacks:
     """Load the ISBI 2012 stacks and check every pixel.
 
     They come from `folder`; else from the folder that the environment variable
@@ -95,7 +110,7 @@ def load_isbi2012(folder=None):
     )
 
 
-def load_or_stand_in():
+def load_or_stand_in() -> Stacks:
     """Load the real stacks where they are to be had, else the stand-in.
 
     Prints one line where it is the stand-in. Where ``UNET_BOOK_DATA`` is the word
@@ -114,6 +129,9 @@ def load_or_stand_in():
     else:
         try:
             stacks = load_isbi2012()
+        except CacheError as problem:
+            stacks = synthetic_stacks()
+            reason = f"since the real stacks cannot be kept ({problem.__cause__})"
         except DownloadError as problem:
             stacks = synthetic_stacks()
             reason = "since the real stacks are not here and could not be fetched"
@@ -127,14 +145,14 @@ def load_or_stand_in():
     return stacks
 
 
-def synthetic_stacks():
+def synthetic_stacks() -> Stacks:
     """Return `Stacks` of `synthetic_em`, to stand in for ISBI 2012's."""
     train_images, train_labels = kept_em(seed=0)
     test_images, _ = kept_em(seed=1)
     return Stacks(train_images, train_labels, test_images, None, "synthetic")
 
 
-def folds(slices=30, k=5):
+def folds(slices: int = 30, k: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split slices into `k` contiguous blocks, each held out once.
 
     Neighbouring slices look alike, so a random split would test on near copies
@@ -169,7 +187,7 @@ def folds(slices=30, k=5):
     ]
 
 
-def export_slices(stacks, folder):
+def export_slices(stacks: Stacks, folder: str | Path) -> None:
     """Write the stacks as one 8-bit PNG a slice, for other tools.
 
     They go to ``train/images``, ``train/labels``, ``test/images`` and, where present,
@@ -184,8 +202,6 @@ def export_slices(stacks, folder):
         ValueError: for anything but `Stacks`.
         FileExistsError: where `folder` is a file or is not empty.
     """
-    from skimage.io import imsave
-
     if not isinstance(stacks, Stacks):
         raise ValueError(
             f"Expected Stacks, got {type(stacks).__name__}: load_isbi2012() gives them."
@@ -210,7 +226,7 @@ def export_slices(stacks, folder):
             (whole / part).mkdir(parents=True)
             for number, image in enumerate(stack.astype(np.uint8)):
                 path = whole / part / f"{number:02d}.png"
-                imsave(path, image, check_contrast=False)
+                Image.fromarray(image).save(path)
         if folder.exists():
             folder.rmdir()  # empty; Windows would not replace it
         os.replace(whole, folder)

@@ -5,14 +5,28 @@ Used by `data.load_isbi2012`. Built in :doc:`data`.
 
 import hashlib
 import io
+import math
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
+import filelock
 import numpy as np
-import tifffile
+
+from unet_lib.data import _tiff
+
+__all__ = [
+    "CacheError",
+    "DataError",
+    "DownloadError",
+    "cache_folder",
+    "read_folder",
+    "read_or_fetch",
+]
 
 ADDRESS = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
 VARIABLE = "UNET_BOOK_DATA"
@@ -45,7 +59,11 @@ class DownloadError(OSError):
     """The organisers' zip could not be fetched."""
 
 
-def read_folder(folder, remedy=None):
+class CacheError(DownloadError):
+    """The stacks cannot be kept in the cache: a full disk, say."""
+
+
+def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.ndarray]:
     """Read the files of a folder and check every pixel.
 
     Args:
@@ -82,7 +100,7 @@ def read_folder(folder, remedy=None):
     )
 
 
-def read_or_fetch():
+def read_or_fetch() -> dict[str, np.ndarray]:
     """Read the files of the user's cache; fetch the organisers' zip where it has none.
 
     Returns:
@@ -90,7 +108,8 @@ def read_or_fetch():
 
     Raises:
         DataError: as `read_folder`, for the cache and for the zip.
-        DownloadError: where the zip cannot be fetched.
+        DownloadError: where the zip cannot be fetched; `CacheError` where it cannot
+            be kept.
     """
     cache = cache_folder()
     if all((cache / name).is_file() for name in PIXELS_SHA256):
@@ -99,7 +118,7 @@ def read_or_fetch():
     return _download(ADDRESS, cache)
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Return the user's cache folder of this book (where pooch would put it)."""
     # Computed here, so that cached stacks load where pooch is not installed.
     if sys.platform == "win32":
@@ -111,7 +130,9 @@ def cache_folder():
     return Path(base) / "unet-book"
 
 
-def _decode_all(contents, where, remedy):
+def _decode_all(
+    contents: dict[str, bytes], where: object, remedy: str
+) -> dict[str, np.ndarray]:
     """Check and decode {file name: bytes}; `where` and `remedy` are for the errors."""
     stacks = {}
     for name, data in contents.items():
@@ -122,10 +143,10 @@ def _decode_all(contents, where, remedy):
     return stacks
 
 
-def _decode(name, data):
+def _decode(name: str, data: bytes) -> np.ndarray:
     """Decode one file; the DataError's text follows on the file's name."""
     try:
-        stack = tifffile.imread(io.BytesIO(data))
+        stack = _tiff.decode(io.BytesIO(data)).pixels
     except Exception as problem:  # a broken file breaks the reader in many ways
         raise DataError(
             f"is not a readable TIFF file ({problem}). It may be truncated: it has "
@@ -148,7 +169,7 @@ def _decode(name, data):
     return stack
 
 
-def _check_test_labels(data, stack):
+def _check_test_labels(data: bytes, stack: np.ndarray) -> None:
     optional = "Everything but the scores on the test stack works without it."
     found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if found != TEST_LABELS_BLOB:
@@ -163,55 +184,83 @@ def _check_test_labels(data, stack):
         )
 
 
-def _download(address, folder):
+def _download(address: str, folder: Path) -> dict[str, np.ndarray]:
     """Fetch the zip, check all of it, and only then put the files into `folder`."""
     try:
         import pooch
+        import requests
     except ModuleNotFoundError as problem:
         raise _no_download(
             address, folder, "pooch, which fetches it, is not installed"
         ) from problem
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
-            archive = Path(work) / "stacks.zip"
-            fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=20)
-            fetch(address, str(archive), None)
-            contents = _read_zip(archive)
-            remedy = f"Get the right file elsewhere and name its folder in {VARIABLE}."
-            missing = [name for name in PIXELS_SHA256 if name not in contents]
-            if missing:
-                raise DataError(
-                    f"The zip from {address} lacks {', '.join(missing)}; expected "
-                    f"{', '.join(PIXELS_SHA256)}. {remedy}"
-                )
-            stacks = _decode_all(contents, f"The zip from {address}", remedy)
-            for name, data in contents.items():
-                part = Path(work) / name
-                part.write_bytes(data)
-                os.replace(part, folder / name)
-    except (OSError, zipfile.BadZipFile) as problem:
+        for name in (*PIXELS_SHA256, TEST_LABELS):
+            if (folder / name).is_dir():
+                raise IsADirectoryError(f"{folder / name} is a folder")
+        # Whoever holds the lock is the only one to fetch: what others left goes.
+        with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
+            for left in folder.glob(".download-*"):
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
+                return _fetch(address, folder, Path(work), pooch)
+    except (requests.RequestException, zipfile.BadZipFile) as problem:
         raise _no_download(address, folder, problem) from problem
+    except OSError as problem:
+        raise CacheError(
+            f"The ISBI 2012 stacks cannot be kept in {folder} ({problem}). Make room "
+            "there, or move away what is in the way, and give the same command again; "
+            f"or download and unpack {address} elsewhere, and name that folder in the "
+            f"environment variable {VARIABLE}."
+        ) from problem
+
+
+def _fetch(
+    address: str, folder: Path, work: Path, pooch: ModuleType
+) -> dict[str, np.ndarray]:
+    archive = work / "stacks.zip"
+    fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=20)
+    fetch(address, str(archive), None)
+    contents = _read_zip(archive)
+    remedy = f"Get the right file elsewhere and name its folder in {VARIABLE}."
+    missing = [name for name in PIXELS_SHA256 if name not in contents]
+    if missing:
+        raise DataError(
+            f"The zip from {address} lacks {', '.join(missing)}; expected "
+            f"{', '.join(PIXELS_SHA256)}. {remedy}"
+        )
+    stacks = _decode_all(contents, f"The zip from {address}", remedy)
+    for name, data in contents.items():
+        part = work / name
+        part.write_bytes(data)
+        os.replace(part, folder / name)
     return stacks
 
 
-def _read_zip(archive):
+def _read_zip(archive: Path) -> dict[str, bytes]:
     """Return {file name: bytes} of the stacks in a zip, whatever their folder."""
     wanted = {*PIXELS_SHA256, TEST_LABELS}
-    with zipfile.ZipFile(archive) as members:
-        contents = {}
-        for member in members.namelist():
-            # Only the last part of a member's path counts: none leads elsewhere.
-            name = PurePosixPath(member.replace("\\", "/")).name
-            if name in wanted:
-                try:
-                    contents[name] = members.read(member)
-                except Exception as problem:  # damage shows in many ways
-                    raise zipfile.BadZipFile(f"{member}: {problem}") from problem
+    # Twice the pixels of a stack and more: a zip of zeros does not unpack to gigabytes.
+    most = 2 * math.prod(SHAPE) + 2**16
+    contents = {}
+    whole = io.BytesIO(archive.read_bytes())  # so that all that fails below is damage
+    try:
+        with zipfile.ZipFile(whole) as members:
+            for member in members.infolist():
+                # Only the last part of a member's path counts: none leads elsewhere.
+                path = PurePosixPath(member.filename.replace("\\", "/"))
+                if path.name not in wanted:
+                    continue
+                with members.open(member) as opened:
+                    contents[path.name] = opened.read(most + 1)
+                if len(contents[path.name]) > most:
+                    raise ValueError(f"{path.name} unpacks to more than {most:,} bytes")
+    except Exception as problem:  # damage shows in many ways
+        raise zipfile.BadZipFile(f"the zip is damaged: {problem}") from problem
     return contents
 
 
-def _no_download(address, folder, reason):
+def _no_download(address: str, folder: Path, reason: object) -> DownloadError:
     return DownloadError(
         f"The ISBI 2012 stacks are not here and could not be fetched from {address} "
         f"({reason}). On a machine that can reach it, download and unpack that file; "

@@ -18,13 +18,15 @@ from scipy.spatial import KDTree
 from unet_lib.data.isbi2012 import cache_folder
 
 
-def synthetic_em(slices=30, size=512, seed=0):
+def synthetic_em(
+    slices: int = 30, size: int = 512, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a stack that looks like EM of neural tissue, with its labels.
 
     Irregular cells drift from slice to slice; their membranes, about 5 px wide in
     the labels as in the real ones, are dark, of varying strength and here and there
     smeared as if cut at a slant; the cytoplasm is grained and holds vesicles and
-    mitochondria, whose membranes are not labelled. Grey values have the mean and
+    mitochondria, whose membranes are not labelled. Gray values have the mean and
     spread of the real training stack. The same arguments give the same stack. Made
     for this project.
 
@@ -48,7 +50,7 @@ def synthetic_em(slices=30, size=512, seed=0):
         )
     rng = np.random.default_rng(seed)
 
-    def noise(*spacing):
+    def noise(*spacing: float) -> np.ndarray:
         return _smooth_noise(rng, (slices, size, size), spacing)
 
     cells = _partition(rng, slices, size)
@@ -95,7 +97,9 @@ def kept_em(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _smooth_noise(rng, shape, spacing):
+def _smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> np.ndarray:
     """Gaussian noise, mean 0 and variance 1, smooth over `spacing` voxels an axis."""
     z, y, x = (
         _spline_basis(rng, n, step) for n, step in zip(shape, spacing, strict=True)
@@ -105,7 +109,7 @@ def _smooth_noise(rng, shape, spacing):
     return y @ np.tensordot(z, values, axes=1) @ x.T
 
 
-def _spline_basis(rng, length, spacing):
+def _spline_basis(rng: np.random.Generator, length: int, spacing: float) -> np.ndarray:
     """Cubic B-splines, `spacing` apart, at `length` points; rows of norm 1."""
     position = np.arange(length) / spacing + rng.random() + 1
     knots = np.arange(int(position[-1]) + 3)
@@ -115,7 +119,7 @@ def _spline_basis(rng, length, spacing):
     return basis.astype(np.float32)
 
 
-def _partition(rng, slices, size):
+def _partition(rng: np.random.Generator, slices: int, size: int) -> np.ndarray:
     """Number the cells at half the resolution, (slices, size / 2, size / 2)."""
     depth = 9.0  # one slice further counts as this many pixels
     margin = 40
@@ -124,7 +128,7 @@ def _partition(rng, slices, size):
     waves = np.array([[20, 12, -10], [10, -15, 20], [13, 18, 17]]) / 1000
     phase = 2 * np.pi * rng.random(3)
 
-    def draw(density):
+    def draw(density: float) -> np.ndarray:
         # Crowded and sparse places, for small and large cells.
         points = low + span * rng.random((int(density * span.prod()), 3))
         crowd = np.sin(points @ waves + phase).sum(axis=1)
@@ -136,19 +140,22 @@ def _partition(rng, slices, size):
     # several seeds are not convex. Warped coordinates bend their borders.
     centres, seeds = draw(2.0e-5), draw(3.2e-5)
     _, owner = KDTree(centres).query(seeds)
-    points = np.empty((slices, (size + 1) // 2, (size + 1) // 2, 3), np.float32)
+    shape = (slices, (size + 1) // 2, (size + 1) // 2)
+    points: np.ndarray = np.empty((*shape, 3), np.float32)
     points[..., 0] = depth * np.arange(slices)[:, None, None]
     points[..., 1] = np.arange(0, size, 2)[:, None]
     points[..., 2] = np.arange(0, size, 2)
     for axis in (1, 2):
-        warp = 8 * _smooth_noise(rng, points.shape[:3], (5, 20, 20))
-        warp += 1.6 * _smooth_noise(rng, points.shape[:3], (1.5, 4.5, 4.5))
-        points[..., axis] += warp
+        coarse, fine = (
+            _smooth_noise(rng, shape, spacing)
+            for spacing in ((5, 20, 20), (1.5, 4.5, 4.5))
+        )
+        points[..., axis] += 8 * coarse + 1.6 * fine
     _, nearest = KDTree(seeds).query(points.reshape(-1, 3))
     return owner[nearest].reshape(points.shape[:3])
 
 
-def _border_distance(cells, size):
+def _border_distance(cells: np.ndarray, size: int) -> np.ndarray:
     """Distance in pixels to the next cell, (slices, size, size) float32."""
     inner = np.ones(cells.shape, bool)
     inner[:, :-1] &= cells[:, :-1] == cells[:, 1:]
@@ -169,7 +176,9 @@ def _border_distance(cells, size):
     return np.ascontiguousarray(distance)
 
 
-def _paint_vesicles(rng, images, border):
+def _paint_vesicles(
+    rng: np.random.Generator, images: np.ndarray, border: np.ndarray
+) -> None:
     y, x = np.mgrid[-8:9, -8:9]
     from_centre = np.hypot(y, x)
     size = images.shape[1]
@@ -183,7 +192,9 @@ def _paint_vesicles(rng, images, border):
             images[z, y - 8 : y + 9, x - 8 : x + 9] -= strength * (ring + core)
 
 
-def _paint_mitochondria(rng, images, border):
+def _paint_mitochondria(
+    rng: np.random.Generator, images: np.ndarray, border: np.ndarray
+) -> None:
     slices, size, _ = images.shape
     centres = rng.integers(0, images.shape, (images.size // 8000, 3))
     for z, y, x in centres:

@@ -1,80 +1,94 @@
 """TIFF stacks: read as Fiji, tifffile and others write them, written for Fiji."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from unet_lib._files import written
+from unet_lib.data._raster import resolved
+from unet_lib.data._tiff import read_raster
+
+__all__ = ["read_tiff", "write_tiff"]
+
+# In the order in which Fiji stores them.
+AXES = ("YX", "ZYX", "TYX", "CYX", "ZCYX", "TCYX", "TZYX", "TZCYX")
 
 
-def read_tiff(path) -> np.ndarray:
-    """Read one image or one stack.
+def read_tiff(path: str | Path) -> np.ndarray:
+    """Read one image or one stack, its numbers as they are stored.
 
     Axes of length one go, but for height and width; so a stack of one slice is
-    an image. Pages of one size that were written one by one are a stack. Colours
-    come before height and width, as channels do.
+    an image. Pages of one size that were written one by one are a stack. Colors
+    and channels come right before height and width. `images.read_images` goes on
+    from here: it tells colors from slices, and knows what the numbers mean.
 
     Args:
         path: of the file.
 
     Returns:
         ``(height, width)``, ``(slices, height, width)`` or more axes, of the
-        file's type in the machine's byte order.
+        file's type in the machine's byte order, upright if the file says how.
 
     Raises:
-        ValueError: for what is no TIFF, or no readable one, and for a file of
-            several images of unlike sizes or of several stacks.
+        ValueError: for what is not a TIFF, or not a readable and whole one, and for
+            a file of several images of unlike sizes or of several stacks.
         OSError: for a file that cannot be opened.
     """
-    try:
-        with tifffile.TiffFile(path) as file:
-            parts = [_pixels(series) for series in file.series]
-    except tifffile.TiffFileError as error:
-        raise ValueError(f"{path} is not a TIFF image: {error}.") from error
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a TIFF: {error}.") from error
-    if len(parts) == 1:
-        return parts[0]
-    kinds = {(part.shape, part.dtype) for part in parts}
-    if len(kinds) == 1 and parts[0].ndim == 2:
-        return np.stack(parts)
-    found = ", ".join(str(part.shape) for part in parts[:4])
-    raise ValueError(
-        f"{path} holds {len(parts)} images or stacks, of shapes {found}"
-        f"{' and so on' if len(parts) > 4 else ''}: expected one. Save the one you "
-        "mean by itself."
-    )
+    return read_raster(path).pixels
 
 
-def write_tiff(path: str | Path, pixels: np.ndarray, axes: str) -> None:
+def write_tiff(
+    path: str | Path,
+    pixels: np.ndarray,
+    axes: str,
+    pixel_size: tuple[float | None, float, float] | None = None,
+    unit: str | None = None,
+) -> None:
     """Write an image or a stack as a TIFF that Fiji opens with its axes right.
 
     Args:
         path: of the file; it is there whole in the end, or not at all.
-        pixels: float32, what `predict.predict` gives and the challenge asked for.
-        axes: one letter for each axis: ``"YX"``, ``"ZYX"`` for slices,
-            ``"CYX"`` or ``"ZCYX"`` for several classes.
+        pixels: float32, as `predict.predict` gives and the challenge asked for, or
+            uint8 or uint16, as label images are.
+        axes: one letter for each axis: ``"YX"``, ``"ZYX"`` for slices, ``"TYX"`` for
+            time points, ``"CYX"`` or ``"ZCYX"`` for several classes, up to
+            ``"TZCYX"``.
+        pixel_size: ``(depth, height, width)`` of a pixel; a depth of None is not
+            known.
+        unit: of the pixel size, as ``"µm"``.
 
     Raises:
-        ValueError: for another type, or axes that do not fit the shape.
+        ValueError: for another type, axes that do not fit the shape, and a pixel size
+            that is not positive.
         OSError: if the file cannot be written.
     """
-    known = ("YX", "ZYX", "CYX", "ZCYX")
-    if pixels.dtype != np.float32 or pixels.ndim != len(axes) or axes not in known:
+    types = (np.float32, np.uint8, np.uint16)
+    if pixels.dtype not in types or pixels.ndim != len(axes) or axes not in AXES:
         raise ValueError(
-            f"Expected float32 pixels with axes of {', '.join(known)}, got "
-            f"{pixels.dtype} of shape {pixels.shape} and {axes!r}."
+            f"Expected float32, uint8 or uint16 pixels with axes of {', '.join(AXES)}, "
+            f"got {pixels.dtype} of shape {pixels.shape} and {axes!r}."
         )
-    with written(Path(path)) as temporary:
-        tifffile.imwrite(temporary, pixels, imagej=True, metadata={"axes": axes})
-
-
-def _pixels(series) -> np.ndarray:
-    pixels = series.asarray()
-    # By name, since a file may have a third axis behind height and width.
-    places = [series.axes.index("Y"), series.axes.index("X")]
-    pixels = np.moveaxis(pixels, places, (-2, -1))
-    lead = tuple(length for length in pixels.shape[:-2] if length > 1)
-    pixels = pixels.reshape(lead + pixels.shape[-2:])
-    return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
+    metadata: dict[str, object] = {"axes": axes}
+    resolution = None
+    if pixel_size is not None:
+        depth, height, width = pixel_size
+        if not all(length is None or 0 < length < math.inf for length in pixel_size):
+            raise ValueError(
+                "Expected a pixel size of positive numbers (depth, height, width), got "
+                f"{pixel_size}."
+            )
+        resolution = (1 / width, 1 / height)
+        metadata |= {} if depth is None else {"spacing": depth}
+        metadata |= {} if unit is None else {"unit": unit.replace("µ", "\\u00B5")}
+    with written(resolved(path)) as temporary:
+        tifffile.imwrite(
+            temporary,
+            pixels,
+            imagej=True,
+            photometric="minisblack",
+            metadata=metadata,
+            resolution=resolution,
+            resolutionunit=None if resolution is None else "NONE",
+        )

@@ -1,0 +1,327 @@
+"""From numbers as stored to gray values and labels, by what the file says of them."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from unet_lib.data._raster import Raster
+
+# Of red, green and blue in a gray value: ITU-R BT.601, as in Pillow and in Fiji's
+# weighted conversion.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Rounding may leave a float this far outside 0 to 1.
+ROUNDING = 1e-5
+PERCENTILES = (0.5, 99.5)
+# An image whose largest value is at most this part of the type's is taken to have
+# been stored in a larger type than it needs.
+DARK = 0.25
+RANGE = "value_range=({}, {}) (--range {} {} on the command line)"
+DIVIDE = "Save probabilities as floats; divide a map in 0..255 by 255."
+AUTO = 'value_range="auto" (--range auto)'
+
+
+def visible(raster: Raster, name: str) -> Raster:
+    """Turn stored numbers into intensities: large is light.
+
+    Raises:
+        ValueError: where the file does not say how.
+    """
+    if raster.meaning in ("MINISBLACK", "RGB"):
+        return raster
+    pixels = raster.pixels
+    if raster.meaning == "MINISWHITE":
+        if pixels.dtype.kind not in "bu":
+            raise ValueError(
+                f"{name} says that small values are white (PhotometricInterpretation "
+                f"MinIsWhite, an inverting LUT in Fiji) and holds {pixels.dtype}, "
+                "which has no largest value: in Fiji, choose Image > Lookup Tables > "
+                "Invert LUT, and save it again."
+            )
+        pixels = ~pixels if pixels.dtype.kind == "b" else largest(raster) - pixels
+        return replace(raster, pixels=pixels, meaning="MINISBLACK")
+    if raster.meaning == "PALETTE":
+        table, indices = _table(raster, name)
+        if not np.ptp(table[np.unique(indices)], axis=1).any():
+            pixels = table[:, 0][indices]
+            return replace(raster, pixels=pixels, meaning="MINISBLACK", bits=8)
+        if not raster.false_color:
+            pixels = np.moveaxis(table[indices], -1, -3)
+            axes = raster.lead + "SYX"
+            return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=8)
+    raise ValueError(
+        f"{name} stores its pixels as {raster.meaning} (its "
+        "PhotometricInterpretation), which are not intensities of light: convert it to "
+        "gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > Grays) or to "
+        "RGB, and save it again."
+    )
+
+
+def _table(raster: Raster, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The color table and the indices into it."""
+    table, pixels = raster.palette, raster.pixels
+    if (
+        table is None
+        or pixels.dtype.kind not in "bu"
+        or pixels.max(initial=0) >= len(table)
+    ):
+        raise ValueError(f"{name} has indices that its color table does not hold.")
+    if table.max(initial=0) > 255:  # TIFF has 16 bits, of which the upper 8 count
+        table = table >> 8
+    return table.astype(np.uint8), pixels.astype(
+        np.uint8 if len(table) <= 256 else np.uint16
+    )
+
+
+def largest(raster: Raster) -> int | np.ndarray:
+    """The largest value of an unsigned type, or of the bits that are used of it."""
+    whole = 8 * raster.pixels.dtype.itemsize
+    bits = min(raster.bits or whole, whole)
+    return raster.pixels.dtype.type(2**bits - 1)
+
+
+def choose(raster: Raster, name: str, channel: int) -> Raster:
+    """One channel of a raster, counted from 1."""
+    found = raster.pixels.shape[-3] if raster.channel_axis else 1
+    if not isinstance(channel, int) or not 1 <= channel <= found:
+        raise ValueError(
+            f"{name} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
+            f"no channel {channel!r}."
+        )
+    if not raster.channel_axis:
+        return raster
+    meaning = "MINISBLACK" if raster.meaning == "RGB" else raster.meaning
+    return replace(raster.samples(channel - 1), alpha=False, meaning=meaning)
+
+
+def opaque(raster: Raster, name: str) -> Raster:
+    """Leave out an opacity that says nothing; refuse one that does."""
+    if not raster.alpha:
+        return raster
+    opacity = raster.pixels[..., -1, :, :]
+    full = largest(raster) if opacity.dtype.kind == "u" else 1
+    if (opacity != full).any():
+        raise ValueError(
+            f"{name} has an alpha channel, by which pixels are transparent: flatten it "
+            "where it was drawn, or choose one channel with channel=1 (--channel 1)."
+        )
+    return replace(raster.samples(slice(0, -1)), alpha=False)
+
+
+def value_limits(
+    rasters: Sequence[Raster],
+    value_range: tuple[float, float] | Literal["auto"] | None,
+    where: str,
+    probabilities: bool = False,
+) -> tuple[float, float]:
+    """The values that become 0 and 1; for probabilities nobody can choose them.
+
+    Raises:
+        ValueError: for what is not finite, and where the type has no range of its own
+            and the values are not from 0 to 1.
+    """
+    low = min(raster.pixels.min().item() for raster in rasters)
+    high = max(raster.pixels.max().item() for raster in rasters)
+    kind = rasters[0].pixels.dtype.kind
+    if kind not in "buif" or not np.isfinite([low, high]).all():
+        raise ValueError(
+            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
+            "expected finite real numbers. Replace NaN and infinite pixels first."
+        )
+    if value_range is not None:
+        return _asked(rasters, value_range, where)
+    if kind == "b":
+        return 0, 1
+    if kind == "f":
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise ValueError(
+                f"{where} holds {rasters[0].pixels.dtype} values from {low:g} to "
+                f"{high:g}: expected values from 0 to 1. "
+                + (DIVIDE if probabilities else _advice(low, high))
+            )
+        return 0, 1
+    if low < 0:
+        raise ValueError(
+            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
+            "with values below zero it is not clear which are black and white. "
+            + (DIVIDE if probabilities else _advice(low, high))
+        )
+    top = int(np.iinfo(rasters[0].pixels.dtype).max)
+    top = int(largest(rasters[0])) if kind == "u" else top
+    if high <= DARK * top:
+        said = (
+            f"{where} holds {rasters[0].pixels.dtype} values up to {high} only, "
+            f"{high / top:.1%} of its range, 0 to {top}"
+        )
+        if probabilities:
+            raise ValueError(f"{said}: expected values from 0 to 1. {DIVIDE}")
+        advice = _advice(0, _full(int(high)))
+        warnings.warn(f"{said}: nearly black. {advice}", UserWarning, stacklevel=4)
+    return 0, top
+
+
+def _full(high: int) -> int:
+    """The largest number of as many bits: 4095 for 3900; 255 at least."""
+    return max(255, 2 ** high.bit_length() - 1)
+
+
+def _advice(low: float, high: float) -> str:
+    numbers = [f"{value:.9g}" for value in (low, high)]
+    return (
+        f"Say which values become 0 and 1: {RANGE.format(*numbers, *numbers)}, or "
+        f"{AUTO}."
+    )
+
+
+def _asked(
+    rasters: Sequence[Raster],
+    value_range: tuple[float, float] | Literal["auto"],
+    where: str,
+) -> tuple[float, float]:
+    if isinstance(value_range, str):
+        if value_range != "auto":
+            raise ValueError(
+                f'Expected a value_range of two numbers or "auto", got {value_range!r}.'
+            )
+        every = np.concatenate([raster.pixels.ravel() for raster in rasters])
+        low, high = np.percentile(every, PERCENTILES).tolist()
+        if not low < high:
+            numbers = RANGE.format(0, _full(int(high)), 0, _full(int(high)))
+            raise ValueError(
+                f"{where} is nearly one gray value: the {PERCENTILES[0]}th and "
+                f"{PERCENTILES[1]}th percentile are {low:g} and {high:g}, which leaves "
+                f"no range. Give one of two numbers, such as {numbers}."
+            )
+        return low, high
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(
+            f"Expected a value_range of two numbers LOW < HIGH, got {value_range!r}."
+        )
+    return low, high
+
+
+def scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32, `low` at 0 and `high` at 1, clipped."""
+    # In float64 only where float32 would round the numbers themselves.
+    exact = np.result_type(pixels.dtype, np.float32) == np.float32
+    work = np.float32 if exact else np.float64
+    values = np.empty(pixels.shape, np.float32)
+    flat = values.reshape(-1, *values.shape[-2:])
+    for out, plane in zip(flat, pixels.reshape(flat.shape), strict=True):
+        out[...] = ((plane.astype(work) - work(low)) / work(high - low)).clip(0, 1)
+    return values
+
+
+def luma(pixels: np.ndarray, raster: Raster, name: str) -> np.ndarray:
+    """Gray values of red, green and blue; gray ones stay as they are."""
+    if not raster.channel_axis:
+        return pixels
+    if raster.meaning != "RGB":
+        raise ValueError(
+            f"{name} has {pixels.shape[-3]} channels that are not red, green and blue, "
+            "which grey=True (--grey) would mix: choose one with channel=1 (--channel "
+            "1)."
+        )
+    return np.einsum("c,...cyx->...yx", LUMA, pixels).clip(0, 1)
+
+
+def label_numbers(raster: Raster, name: str) -> Raster:
+    """The numbers of a label image, which are not intensities.
+
+    Raises:
+        ValueError: where the file's tags leave open which number is which.
+    """
+    if raster.lossy:
+        raise ValueError(
+            f"{name} is a JPEG, which changes values: save labels as PNG or TIFF."
+        )
+    if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
+        raise ValueError(
+            f"{name} stores its pixels as {raster.meaning} (its "
+            "PhotometricInterpretation): expected labels as a gray image."
+        )
+    raster = opaque(raster, name)
+    if raster.meaning == "RGB" and raster.channel_axis:
+        if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
+            raise ValueError(
+                f"{name} holds colors: expected labels as numbers. Save it as a gray "
+                "image of 0 and 255, or of the numbers of classes or cells."
+            )
+        return replace(raster.samples(0), meaning="MINISBLACK")
+    if raster.channel_axis:
+        raise ValueError(
+            f"{name} has {raster.pixels.shape[-3]} channels: expected labels of one. "
+            "Save the one you mean by itself; or, if they are slices, say so (in Fiji "
+            "under Image > Properties; with tifffile.imwrite by metadata={'axes': "
+            "'ZYX'})."
+        )
+    if raster.meaning == "MINISWHITE":
+        raise ValueError(
+            f"{name} says that 0 is white (PhotometricInterpretation MinIsWhite, an "
+            "inverting LUT in Fiji), so that it is not clear which pixels are labeled. "
+            "In Fiji, choose Image > Lookup Tables > Invert LUT, check that cells are "
+            "white, and save it again."
+        )
+    if raster.meaning == "PALETTE":
+        table, indices = _table(raster, name)
+        used = np.unique(indices)
+        if table[0].any() or not table[used[used > 0]].any(axis=1).all():
+            raise ValueError(
+                f"{name} has a color table that shows 0 in a color, or another label "
+                "in black, so that it is not clear which is the background. Save it as "
+                "a gray image."
+            )
+        return replace(raster, meaning="MINISBLACK")
+    return raster
+
+
+def check_whole_numbers(labels: np.ndarray, name: str) -> None:
+    """ValueError unless labels are whole numbers, 0 at least."""
+    if labels.dtype.kind not in "buif":
+        raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
+    if labels.dtype.kind == "f":
+        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < 0)
+    else:
+        wrong = labels < 0
+    if wrong.any():
+        one = labels[wrong][0].item()
+        raise ValueError(
+            f"{name} has {_count(wrong)} labeled {one:g}: expected whole numbers from "
+            "0. Where this marks pixels without a label, label them first; labels at "
+            "them are not taken for background."
+        )
+
+
+def binary(labels: np.ndarray, name: str) -> np.ndarray:
+    """0 and 1 of labels that are 0 and 1, or 0 and 255."""
+    cell = labels > 0
+    for one in (1, 255):
+        if (labels[cell] == one).all():
+            return cell
+    values = np.unique(labels[cell])
+    if set(values.tolist()) == {1, 255}:
+        raise ValueError(
+            f"{name} has {_count(labels == 1)} of 1 and {_count(labels == 255)} of "
+            "255: expected labels of 0 (membrane) and one of them (cell). If 255 marks "
+            "pixels without a label, label them first."
+        )
+    wrong = ~np.isin(labels, (0, 1, 255))
+    others = values[~np.isin(values, (1, 255))]
+    raise ValueError(
+        f"{name} has {_count(wrong)} of {len(others)} other "
+        f"value{'s' * (len(others) > 1)}, such as {others[0]:g}: expected labels of 0 "
+        "(membrane) and 1 or 255 (cell). Grays come from JPEG, resizing or soft "
+        "brushes: choose a threshold, and save the labels above it as 255. Numbers of "
+        "cells or classes are not binary labels: read them as such, or save labels > 0."
+    )
+
+
+def _count(wrong: np.ndarray) -> str:
+    number = int(np.count_nonzero(wrong))
+    return f"{number} pixel{'s' * (number != 1)}"

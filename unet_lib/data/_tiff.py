@@ -1,0 +1,186 @@
+"""TIFF by tifffile: pixels as stored, upright, and what the file says of them."""
+
+import contextlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import tifffile
+
+from unet_lib.data import _whole
+from unet_lib.data._raster import Raster, one_sentence, resolved
+
+COLORS = {"RGB": 3, "SEPARATED": 4}
+JPEG = (6, 7)
+# Other words for a unit, in lower case; Fiji writes the Greek letter as an escape.
+UNITS = {"\\u00b5m": "µm", "um": "µm", "micron": "µm", "microns": "µm", "μm": "µm"}
+
+
+def read_raster(path: str | Path) -> Raster:
+    """Read one image or one stack; ValueError for what is not whole or not clear."""
+    path = resolved(path)
+    with open(path, "rb") as opened, one_sentence(path, "TIFF"):
+        return decode(opened, path)
+
+
+def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
+    """Read an open file; whatever is wrong with it is raised, in many types.
+
+    With its `path`, an OME-TIFF finds the other files of its set.
+    """
+    source = opened if path is None else path
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_whole.nothing_repaired())
+        file = stack.enter_context(tifffile.TiffFile(source))
+        _whole.check_chain(file)
+        ome = _whole.check_ome(file) if file.is_ome else None
+        parts = file.series
+        for series in parts:
+            _whole.check_series(file, series)
+        kinds = {(series.shape, series.axes, series.dtype) for series in parts}
+        if not parts or (len(parts) > 1 and (len(kinds) > 1 or parts[0].axes != "YX")):
+            found = ", ".join(str(series.shape) for series in parts[:4])
+            raise ValueError(
+                f"it holds {len(parts)} images or stacks, of shapes {found}"
+                f"{' and so on' if len(parts) > 4 else ''}, expected one. Save the one "
+                "you mean by itself"
+            )
+        page = parts[0].keyframe
+        pixels, axes = _arranged(parts)
+        pixels = _upright(pixels, page)
+        pixel_size, unit = _calibration(file, page, ome)
+        meaning, alpha = _meaning(page)
+        if alpha is None:
+            axes, alpha = axes.replace("S", "C"), False
+        bits = page.bitspersample if isinstance(page.bitspersample, int) else None
+        if ome is not None and ome.get("SignificantBits"):
+            bits = min(int(ome.get("SignificantBits", 0)), bits or 64)
+        return Raster(
+            _as_signed(file, pixels),
+            axes,
+            meaning,
+            alpha,
+            bits,
+            _palette(page) if meaning == "PALETTE" else None,
+            bool(file.is_imagej),
+            lossy=page.compression in JPEG,
+            of_set=bool(parts[0].is_multifile),
+            pixel_size=pixel_size,
+            unit=unit,
+        )
+
+
+def _arranged(parts: list[tifffile.TiffPageSeries]) -> tuple[np.ndarray, str]:
+    """Decode; height and width last, channels before them, no axis of length one."""
+    pixels, axes = parts[0].asarray(), parts[0].axes
+    if len(parts) > 1:
+        pixels, axes = np.stack([series.asarray() for series in parts]), "Q" + axes
+    # By name, since a file may have a third axis behind height and width.
+    channels = [axis for axis in "CS" if axis in axes]
+    order = [*(axis for axis in axes if axis not in "CSYX"), *channels, "Y", "X"]
+    rest = list(axes)
+    places = []
+    for axis in order:  # a letter may occur twice
+        places.append(rest.index(axis))
+        rest[places[-1]] = ""
+    pixels = pixels.transpose(places)
+    kept = [at for at, axis in enumerate(order) if axis in "YX" or pixels.shape[at] > 1]
+    pixels = pixels.reshape([pixels.shape[at] for at in kept])
+    if {"C", "S"} <= {order[at] for at in kept}:
+        raise ValueError("it has channels and colors at once: save one or the other")
+    return (
+        np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("=")),
+        "".join(order[at] for at in kept),
+    )
+
+
+def _meaning(page: tifffile.TiffPage) -> tuple[str, bool | None]:
+    """What the numbers mean, and whether the last sample is opacity.
+
+    None, where further samples are channels, of which the file does not say more.
+    """
+    meaning = getattr(page.photometric, "name", str(page.photometric))
+    if meaning == "YCBCR" and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
+        meaning = "RGB"  # the codec converts
+    if (
+        meaning == "MINISWHITE"
+        and page.dtype == bool
+        and page.software == "tifffile.py"
+    ):
+        meaning = "MINISBLACK"  # tifffile marks all truth values so, and keeps them
+    extra = page.samplesperpixel - COLORS.get(meaning, 1)
+    kinds = [int(kind) for kind in page.extrasamples]
+    if extra >= 1 and meaning == "MINISBLACK" and not any(kinds):
+        return meaning, None
+    if not 0 <= extra <= 1:
+        raise ValueError(
+            f"it is {meaning} of {page.samplesperpixel} samples a pixel, which is not "
+            "clear: save it as a stack of channels"
+        )
+    return meaning, extra == 1
+
+
+def _upright(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+    """Turn and mirror as the Orientation tag says."""
+    orientation = page.tags.valueof(274, 1)
+    if orientation not in range(1, 9):
+        raise ValueError(f"its Orientation is {orientation}, expected 1 to 8")
+    if orientation >= 5:  # rows are columns
+        pixels = pixels.swapaxes(-2, -1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[..., ::-1, :]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[..., ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _palette(page: tifffile.TiffPage) -> np.ndarray:
+    if page.colormap is None:
+        raise ValueError("it says that it has a color table, and has none")
+    return np.asarray(page.colormap).T
+
+
+def _as_signed(file: tifffile.TiffFile, pixels: np.ndarray) -> np.ndarray:
+    """Undo Fiji's calibration of signed 16-bit images; refuse any other."""
+    said = (file.imagej_metadata if file.is_imagej else None) or {}
+    if "cf" not in said and "c0" not in said:
+        return pixels
+    line = (said.get("cf"), said.get("c0"), said.get("c1"))
+    if line == (0, -32768.0, 1.0) and pixels.dtype == np.uint16:
+        return (pixels.astype(np.int32) - 32768).astype(np.int16)
+    raise ValueError(
+        f"Fiji's calibration function (cf, c0, c1 = {line}) gives its numbers another "
+        "meaning. In Fiji, choose None under Analyze > Calibrate, and save it again"
+    )
+
+
+def _calibration(
+    file: tifffile.TiffFile, page: tifffile.TiffPage, ome: object
+) -> tuple[tuple[float | None, float, float] | None, str | None]:
+    """Pixel size and unit; None for what the file does not say."""
+    get = getattr(ome, "get", None)
+    if get is not None and get("PhysicalSizeX") and get("PhysicalSizeY"):
+        width, height = float(get("PhysicalSizeX")), float(get("PhysicalSizeY"))
+        units = {get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"}
+        depth = float(get("PhysicalSizeZ") or 0) or None
+        if get("PhysicalSizeZUnit", "µm") not in units:
+            depth = None
+        size = (depth, height, width)
+        unit = units.pop()
+        return (size, UNITS.get(unit.lower(), unit)) if not units else (None, None)
+    said = (file.imagej_metadata if file.is_imagej else None) or {}
+    code = page.tags.valueof(296, 2)
+    unit = said.get("unit") or {2: "inch", 3: "cm"}.get(int(code))
+    unit = None if unit in ("pixel", "pixels") else unit
+    lengths = []
+    for tag in (283, 282):  # pixels a unit, of Y and of X
+        top, below = page.tags.valueof(tag, (0, 1))
+        lengths.append(below / top if top and below else 0.0)
+    if not all(lengths) or (unit is None and lengths == [1, 1]):
+        return None, None
+    if page.tags.valueof(274, 1) >= 5:
+        lengths.reverse()
+    spacing = said.get("spacing")
+    depth = float(spacing) if isinstance(spacing, int | float) and spacing > 0 else None
+    unit = None if unit is None else UNITS.get(str(unit).lower(), str(unit))
+    return (depth, lengths[0], lengths[1]), unit

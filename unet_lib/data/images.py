@@ -1,0 +1,353 @@
+"""Images and labels from files as people have them: TIFF, PNG, JPEG, or a folder.
+
+All commands read by these functions. They give the right array or a ValueError that
+says in one sentence what is in the way and what to do.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unet_lib.data import _numbers
+from unet_lib.data._pictures import read_picture
+from unet_lib.data._raster import Raster, resolved
+from unet_lib.data._tiff import read_raster
+from unet_lib.data.tiff import write_tiff
+
+__all__ = ["Images", "image_files", "read_images", "read_labels", "read_probabilities"]
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+OTHERS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+NOT_IMAGES = {"thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """What a file or a folder holds.
+
+    Attributes:
+        pixels: ``(slices, height, width)``, or with channels ``(slices, channels,
+            height, width)``; where the images of a folder differ in size, a list of
+            one array for each slice.
+        axes: of the file, a letter each: ``"YX"`` for one image, ``"ZYX"``, ``"TYX"``
+            for time points, ``"TZYX"``, with ``"C"`` before ``"YX"`` for channels. The
+            slices of `pixels` are its T and Z, one after the other.
+        lengths: of the axes that became slices: ``()`` for one image, ``(5,)`` for
+            ``"ZYX"`` of five.
+        names: the file of each slice.
+        colors: whether the channels are red, green and blue.
+        pixel_size: ``(depth, height, width)`` of a pixel in `unit`, or None; a depth
+            of None is not known.
+        unit: as ``"µm"``, or None.
+    """
+
+    pixels: np.ndarray | list[np.ndarray]
+    axes: str
+    lengths: tuple[int, ...]
+    names: tuple[str, ...]
+    colors: bool = False
+    pixel_size: tuple[float | None, float, float] | None = None
+    unit: str | None = None
+
+    def for_channels(self, count: int) -> np.ndarray | list[np.ndarray]:
+        """The pixels for a network of `count` input channels.
+
+        A gray picture that is stored as equal red, green and blue is one channel.
+
+        Raises:
+            ValueError: where the file has another number, with what to do.
+        """
+        parts = self.pixels if isinstance(self.pixels, list) else [self.pixels]
+        found = parts[0].shape[-3] if "C" in self.axes else 1
+        if found == count:
+            return self.pixels
+        spread = [np.ptp(part, axis=-3).max(initial=0) for part in parts * self.colors]
+        if count == 1 and self.colors and not any(spread):
+            grey = [part[..., 0, :, :] for part in parts]
+            return grey if isinstance(self.pixels, list) else grey[0]
+        kind = "colors (red, green, blue)" if self.colors else "channels"
+        if count == 1:
+            advice = f"choose one with channel=1 to {found} (--channel on the command "
+            advice += "line)"
+            if self.colors:
+                advice += ", or convert them to gray with grey=True (--grey)"
+            else:
+                advice += (
+                    "; or, if they are slices, say so (in Fiji under Image > "
+                    "Properties; with tifffile.imwrite by metadata={'axes': 'ZYX'})"
+                )
+        elif "C" not in self.axes:
+            kind = "channel" if found == 1 else kind
+            advice = (
+                "take images of that many channels, their axis named (as "
+                "tifffile.imwrite names it with metadata={'axes': 'CYX'})"
+            )
+        else:
+            advice = f"take images of {count} channels, or a network of {found}"
+        raise ValueError(
+            f"{self.names[0]} has {found} {kind}, and the network takes {count}: "
+            f"{advice}."
+        )
+
+    def write(
+        self, path: str | Path, result: np.ndarray, classes: bool = False
+    ) -> None:
+        """Write a result for these images as a TIFF with their axes and pixel size.
+
+        Args:
+            path: of the file.
+            result: ``(slices, height, width)``, of a type that `tiff.write_tiff` takes.
+            classes: whether it is ``(slices, classes, height, width)``.
+        """
+        lead = self.axes.removesuffix("YX").removesuffix("C")
+        result = result.reshape(*self.lengths, *result.shape[1:])
+        axes = lead + ("C" if classes else "") + "YX"
+        write_tiff(path, result, axes, self.pixel_size, self.unit)
+
+
+def read_images(
+    path: str | Path,
+    channel: int | None = None,
+    grey: bool = False,
+    value_range: tuple[float, float] | Literal["auto"] | None = None,
+) -> Images:
+    """Read images for a network, from 0 to 1.
+
+    Args:
+        path: of a TIFF, a PNG or a JPEG, one image or a stack; or of a folder of them,
+            which are read in the order of their names, 2 before 10.
+        channel: the one channel or color to take, counted from 1 as Fiji does.
+        grey: whether to convert colors to gray, by the weights .299, .587, .114.
+        value_range: the values that become 0 and 1; what lies outside is clipped.
+            Without it, integers are scaled by the largest value of their type, or of
+            the bits that the file says are used, and floats must be from 0 to 1.
+            ``"auto"`` takes the 0.5th and 99.5th percentile of all pixels, a deviation
+            from the paper: the same tissue then has other gray values beside other
+            neighbors.
+
+    Returns:
+        `Images` of float32.
+
+    Raises:
+        ValueError: for what cannot be read, or is not clear, with what to do.
+        OSError: for what cannot be opened.
+
+    Warns:
+        UserWarning: where the largest value is far below that of the type, as with 12
+            bits in a 16-bit file.
+    """
+    if channel is not None and grey:
+        raise ValueError("Expected a channel or grey=True, got both: leave one out.")
+    return _images(_load(path), str(path), channel, grey, value_range)
+
+
+def read_labels(path: str | Path, binary: bool = True) -> Images:
+    """Read labels.
+
+    Args:
+        path: of a TIFF or a PNG, or a folder, as for `read_images`.
+        binary: whether they are 0 = membrane or background and 1 or 255 = cell. Else
+            they are numbers of classes or of cells, 0 = background.
+
+    Returns:
+        `Images` of uint8, 0 and 1; or of int32, as stored.
+
+    Raises:
+        ValueError: for any other value, naming one, and for what cannot be read.
+        OSError: for what cannot be opened.
+    """
+    rasters, names, folder = _load(path)
+    labels = []
+    for number, name in enumerate(names):
+        raster = rasters[number] = _numbers.label_numbers(rasters[number], name)
+        _numbers.check_whole_numbers(raster.pixels, name)
+        labels.append(_numbers.binary(raster.pixels, name) if binary else raster.pixels)
+    _check_alike(rasters, names, types=False)
+    largest = max(int(part.max(initial=0)) for part in labels)
+    if largest > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{path} holds a label of {largest}: expected less than 2**31."
+        )
+    labels = [part.astype(np.uint8 if binary else np.int32) for part in labels]
+    return _collected(labels, rasters, names, folder)
+
+
+def read_probabilities(path: str | Path) -> Images:
+    """Read probabilities of cell, as `Images.write` and others write them.
+
+    Integers are scaled by the largest value of their type.
+
+    Args:
+        path: of a TIFF or a PNG, or a folder, as for `read_images`.
+
+    Returns:
+        `Images` of float32 from 0 to 1.
+
+    Raises:
+        ValueError: for other values, and for what cannot be read.
+        OSError: for what cannot be opened.
+    """
+    loaded = _load(path)
+    for raster, name in zip(*loaded[:2], strict=True):
+        if raster.lossy:
+            raise ValueError(
+                f"{name} is a JPEG, which changes values: save probabilities as TIFF."
+            )
+    images = _images(loaded, str(path), probabilities=True)
+    pixels = images.pixels
+    if images.colors and isinstance(pixels, np.ndarray):
+        lead = images.axes.replace("C", "")
+        return replace(images, pixels=images.for_channels(1), axes=lead, colors=False)
+    return images
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The images of a folder in the order of their names, 2 before 10.
+
+    Folders in it and hidden files are left out.
+
+    Raises:
+        ValueError: for a folder without images, and for a file that is not one.
+        OSError: for a folder that cannot be opened.
+    """
+    folder = resolved(folder)
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.is_file()
+        and not file.name.startswith(".")
+        and file.name.lower() not in NOT_IMAGES
+    ]
+    if not files:
+        raise ValueError(f"{folder} holds no images: expected TIFF or PNG files in it.")
+    for file in files:
+        _kind(file)
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts 2 before 10."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _kind(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head.startswith(TIFF):
+        return "TIFF"
+    if head.startswith(OTHERS):
+        return "other"
+    raise ValueError(
+        f"{path} is not a TIFF, PNG or JPEG image"
+        f"{', it is empty' if not head else ''}: save it as one of them, or, in a "
+        "folder of images, move it elsewhere."
+    )
+
+
+def _load(path: str | Path) -> tuple[list[Raster], list[str], bool]:
+    """The files of a path, what errors call them, and whether it is a folder."""
+    path = resolved(path)
+    files = image_files(path) if path.is_dir() else [path]
+    rasters = []
+    for file in files:
+        raster = read_raster(file) if _kind(file) == "TIFF" else read_picture(file)
+        # One unnamed axis is a stack's; of two it is not known which.
+        if raster.lead not in ("Q", "I") and not set(raster.lead) <= {"T", "Z"}:
+            raise ValueError(
+                f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}, of "
+                "which slices and channels cannot be told: save it in Fiji with named "
+                "axes, or with tifffile.imwrite(..., metadata={'axes': 'ZCYX'})."
+            )
+        if raster.of_set and len(files) > 1:
+            raise ValueError(
+                f"{file} is one of a set of OME-TIFF files that are one stack: name "
+                "this file instead of its folder, and the set is read."
+            )
+        height, width = raster.pixels.shape[-2:]
+        if width in (2, 3, 4) and height > 8 * width and raster.lead:
+            raise ValueError(
+                f"{file} holds {raster.pixels.shape[-3]} images {width} pixels wide: "
+                "its last axis looks like colors. Save it with them named, as with "
+                "tifffile.imwrite(..., photometric='rgb'), or with axes 'CYX'."
+            )
+        rasters.append(raster)
+    return rasters, [str(file) for file in files], path.is_dir()
+
+
+def _images(
+    loaded: tuple[list[Raster], list[str], bool],
+    where: str,
+    channel: int | None = None,
+    grey: bool = False,
+    value_range: tuple[float, float] | Literal["auto"] | None = None,
+    probabilities: bool = False,
+) -> Images:
+    rasters, names, folder = loaded
+    for number, name in enumerate(names):
+        raster = _numbers.visible(rasters[number], name)
+        if channel is None:
+            raster = _numbers.opaque(raster, name)
+        else:
+            raster = _numbers.choose(raster, name, channel)
+        rasters[number] = raster
+    _check_alike(rasters, names)
+    low, high = _numbers.value_limits(rasters, value_range, where, probabilities)
+    parts = []
+    for number, raster in enumerate(rasters):
+        part = _numbers.scaled(raster.pixels, low, high)
+        parts.append(_numbers.luma(part, raster, names[number]) if grey else part)
+    return _collected(parts, rasters, names, folder)
+
+
+def _check_alike(
+    rasters: Sequence[Raster], names: Sequence[str], types: bool = True
+) -> None:
+    """ValueError unless the files of a folder have one kind of pixels."""
+
+    def kind(raster: Raster) -> tuple[object, ...]:
+        channels = raster.pixels.shape[-3] if raster.channel_axis else 1
+        return channels, raster.meaning, *((raster.pixels.dtype, raster.bits) * types)
+
+    for raster, name in zip(rasters, names, strict=True):
+        if kind(raster) != kind(rasters[0]):
+            raise ValueError(
+                f"{names[0]} and {name} differ in their kind of pixels "
+                f"({rasters[0].meaning}, {rasters[0].pixels.dtype} and "
+                f"{raster.meaning}, {raster.pixels.dtype}): save all files of the "
+                "folder alike."
+            )
+
+
+def _collected(
+    parts: list[np.ndarray], rasters: list[Raster], names: list[str], folder: bool
+) -> Images:
+    """Put the slices of all files one after the other."""
+    first = rasters[0]
+    channels = "C" if parts[0].ndim > len(first.lead) + 2 else ""
+    slices = [part.reshape(-1, *part.shape[-2 - len(channels) :]) for part in parts]
+    lengths: tuple[int, ...] = first.pixels.shape[: len(first.lead)]
+    lead = re.sub("[QI]", "Z", first.lead)
+    if folder:
+        lead, lengths = "Z", (sum(len(part) for part in slices),)
+    every = tuple(
+        Path(name).name for name, part in zip(names, slices, strict=True) for _ in part
+    )
+    one_size = len({part.shape[1:] for part in slices}) == 1
+    sizes = {(raster.pixel_size, raster.unit) for raster in rasters}
+    pixel_size, unit = sizes.pop() if len(sizes) == 1 else (None, None)
+    return Images(
+        pixels=np.concatenate(slices)
+        if one_size
+        else [one for part in slices for one in part],
+        axes=f"{lead}{channels}YX",
+        lengths=lengths,
+        names=every,
+        colors=bool(channels) and first.meaning == "RGB",
+        pixel_size=pixel_size,
+        unit=unit,
+    )
