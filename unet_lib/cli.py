@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 try:
+    import numpy as np
     import tyro
     from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
@@ -128,7 +129,7 @@ def run_train(
         if run.held_out != _configuration(config).held_out:
             raise ValueError("--fold and --held-out both name slices: give only one.")
         _, held_out = stacks_in.folds()[fold - 1]
-        run = dataclasses.replace(run, held_out=held_out)
+        run = dataclasses.replace(run, held_out=tuple(held_out))
     check_folder(folder)
     stacks = stacks_in.load_isbi2012(data)
     images, labels = stacks.train_images, stacks.train_labels
@@ -254,6 +255,10 @@ def run_predict(
     found = read_images(images, channel, grey, value_range)
     model = load_network(network, join(device, batch=1).device)
     pixels = found.for_channels(model.arguments["in_channels"])
+    if isinstance(pixels, list):
+        raise ValueError(
+            f"{images} holds images of different sizes: give them one file at a time."
+        )
     probabilities = predict(model, pixels, tile, max_pixels, versions, progress=True)
     found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
     print(f"Probabilities of cell written to {output}.")
@@ -295,8 +300,12 @@ def run_evaluate(
     found = read_probabilities(probabilities).pixels
     scores = evaluate(cell, found, progress=True)
     _messages.print_scores(scores)
-    record = {"labels": labels.name, "probabilities": probabilities.name}
-    record |= {"shape": cell.shape} | scores.to_dict()
+    record = {
+        "labels": labels.name,
+        "probabilities": probabilities.name,
+        "shape": np.shape(cell),
+        **scores.to_dict(),
+    }
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(f"\nWritten to {output}.")
 

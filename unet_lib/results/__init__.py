@@ -7,9 +7,10 @@ Scores are of all held-out slices of a run pooled, as the challenge takes them. 
 import json
 import tomllib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from unet_lib.metrics import ERRORS
 
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-def as_error(name: str, value):
+def as_error(name: str, value: Any) -> Any:
     """A score as an error, 0 is best: one minus a V-Rand or a V-Info.
 
     Example:
@@ -82,7 +83,7 @@ def reported(path: str | Path, name: str = "U-Net") -> dict[str, float]:
         OSError: for a file that cannot be read.
     """
     sources = tomllib.loads(Path(path).read_text(encoding="utf-8"))["sources"]
-    found = {}
+    found: dict[str, float] = {}
     for source in sources:
         found |= source["scores"].get(name, {})
     if not found:
@@ -91,7 +92,7 @@ def reported(path: str | Path, name: str = "U-Net") -> dict[str, float]:
     return found
 
 
-def _at(curves: dict[str, dict], threshold: float | None, folder) -> dict:
+def _at(curves: dict[str, dict], threshold: float | None, folder: str | Path) -> dict:
     """The values of curves at a threshold, or at the best of each."""
     found = {}
     for name, curve in curves.items():
@@ -216,9 +217,9 @@ def seed_band(
     }
 
 
-def _deviation(values, freedom: int) -> float:
+def _deviation(values: ArrayLike, freedom: int) -> float:
     """Of values about their mean; NaN where nothing is left to estimate it from."""
-    squares = np.sum((values - np.mean(values)) ** 2)
+    squares = np.sum(np.subtract(values, np.mean(values)) ** 2)
     return float(np.sqrt(squares / freedom)) if freedom else float("nan")
 
 

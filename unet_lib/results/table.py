@@ -26,13 +26,17 @@ from unet_lib._files import read_toml, write_text
 from unet_lib.config import TrainConfig
 from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
-from unet_lib.predict import predict
+from unet_lib.predict import Versions, predict
 from unet_lib.train import fit
 from unet_lib.train.checkpoint import CURRENT
 from unet_lib.train.folder import differences, save_png
 
 FOLDS = 5
-VERSIONS = (1, 7, 8)  # of a slice, averaged over in prediction; each is scored
+VERSIONS: tuple[Versions, ...] = (
+    1,
+    7,
+    8,
+)  # of a slice, averaged over in prediction; each is scored
 SPLITS = ("contiguous", "interleaved")
 FIXED = 0.5  # threshold of the recorded masks, and of the figures beside the best
 
@@ -44,7 +48,7 @@ class Experiment(NamedTuple):
     variant: str
     fold: int  # 1 to 5 is held out; 0 trains on all slices, for the test stack
     seed: int
-    versions: int  # that the variant averages over, of `VERSIONS`
+    versions: Versions  # that the variant averages over, of `VERSIONS`
     config: TrainConfig
     scored: tuple[int, ...]  # slices that the fold holds out; none of fold 0
 
@@ -121,7 +125,7 @@ def _experiment(
     fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
     return Experiment(
-        scale, variant, int(fold), config.seed, int(versions), config, tuple(scored)
+        scale, variant, int(fold), config.seed, versions, config, tuple(scored)
     )
 
 
@@ -243,7 +247,7 @@ def _make(
     if experiment.fold:
         slices = list(experiment.scored)
         images, labels = stacks.train_images[slices], stacks.train_labels[slices]
-        looks: tuple[int, ...] = VERSIONS
+        looks = VERSIONS
     else:  # the test stack is scored once, in the way that the variant names
         slices = list(range(len(stacks.test_images)))
         images, labels = stacks.test_images, stacks.test_labels
