@@ -219,7 +219,8 @@ def seed_band(
 
 def _deviation(values: ArrayLike, freedom: int) -> float:
     """Of values about their mean; NaN where nothing is left to estimate it from."""
-    squares = np.sum(np.subtract(values, np.mean(values)) ** 2)
+    numbers = np.asarray(values, np.float64)
+    squares = np.sum((numbers - numbers.mean()) ** 2)
     return float(np.sqrt(squares / freedom)) if freedom else float("nan")
 
 
