@@ -603,7 +603,7 @@ def test_experiments_that_are_others_are_named(table, capsys):
     [
         ([], 2, "Missing from unet-lib experiments: TABLE"),
         (["results/table.toml", "--fold", "1"], 2, "Unrecognized options: --fold"),
-        (["nowhere.toml"], 1, "No such file"),
+        (["nowhere.toml"], 1, "unet-lib: nowhere.toml: No such file or directory."),
         (["broken.toml"], 1, "broken.toml is not valid TOML: "),
         (["results/table.toml", "--only", "full/*"], 1, "named like 'full/*'"),
         (["results/table.toml", "--only", "full/*", "--list"], 1, "named like"),

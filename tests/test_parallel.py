@@ -201,7 +201,7 @@ def test_only_the_first_writes_and_reports(both):
     assert metrics["processes"] == 2
     assert metrics["steps"] == CONFIG.steps
     assert [noted["code"] for noted in both.at] == [0, 0]
-    assert both.done.stdout.count("Pixel error on slices 3: ") == 1
+    assert both.done.stdout.count("Slices 3: pixel error (1 - Dice") == 1
     assert both.done.stdout.count("Recorded in ") == 1
 
 

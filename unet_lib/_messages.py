@@ -88,6 +88,8 @@ def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]
         return "there is not enough memory for this.", 1
     if not _explains_itself(problem):
         return _reported(problem, arguments), 1
+    if isinstance(problem, OSError) and problem.filename and problem.strerror:
+        return f"{problem.filename}: {problem.strerror}.", 1
     return str(problem), 1
 
 
