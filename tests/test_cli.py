@@ -720,7 +720,7 @@ def test_predict_takes_a_device_tiles_and_an_old_output(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     network = UNet(base_channels=1, depth=1)
     save_network(network, tmp_path / "network.safetensors")
-    tifffile.imwrite("in.tif", np.zeros((40, 50), np.uint8))
+    tifffile.imwrite("in.tif", np.full((40, 50), 200, np.uint8))
     Path("out.tif").write_text("old")
     asked = []
 
