@@ -150,7 +150,8 @@ def test_a_chapter_has_its_boxes_and_exercises(name):
         *(":class: deeper dropdown", "warm-up", "Build it", "open, "),
     ):
         assert part in text, part
-    assert text.count("{exercise}") == text.count("+++\n\n:::{solution-start}")
+    cells = re.findall(r"^\+\+\+[^\n]*\n\n:::\{solution-start\}", text, re.MULTILINE)
+    assert text.count("{exercise}") == len(cells)
 
 
 # The search finds the field's words.
