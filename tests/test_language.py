@@ -17,6 +17,7 @@ DONE = ["data"]
 CLEAN = [
     *(f"book/{name}.md" for name in ("index", "data", "glossary", "STYLE")),
     "README.md",
+    *(f"unet_lib/{name}.py" for name in ("_files", "_messages", "cli", "config")),
     *("unet_lib/plot/__init__.py", "unet_lib/plot/colours.py"),
     *("unet_lib/plot/slider.py", "book/_ext/boxes.py"),
 ]

@@ -67,7 +67,7 @@ def print_warning(
 
 
 def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
-    """A line for whoever gave the command, and the exit code.
+    """The line that the command prints, and its exit code.
 
     Args:
         problem: what ended the command.

@@ -28,8 +28,8 @@ class Augmentation:
             names rotation, but no range.
         mirror: mirror each tile with probability 1/2. Deviation: the paper does not
             mention it; it doubles what 24 slices can teach.
-        contrast: grey values v become 0.5 + c (v - 0.5), where c differs from 1 by up
-            to this much. The paper names grey-value variation, but no range. 0 turns
+        contrast: gray values v become 0.5 + c (v - 0.5), where c differs from 1 by up
+            to this much. The paper names gray-value variation, but no range. 0 turns
             it off.
         brightness: then a number of up to this size, positive or negative, is added. 0
             turns it off.
