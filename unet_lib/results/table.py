@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -32,11 +32,8 @@ from unet_lib.train.checkpoint import CURRENT
 from unet_lib.train.folder import differences, save_png
 
 FOLDS = 5
-VERSIONS: tuple[Versions, ...] = (
-    1,
-    7,
-    8,
-)  # of a slice, averaged over in prediction; each is scored
+# Of a slice, averaged over in prediction; each is scored.
+VERSIONS: tuple[Versions, ...] = get_args(Versions)
 SPLITS = ("contiguous", "interleaved")
 FIXED = 0.5  # threshold of the recorded masks, and of the figures beside the best
 
@@ -119,13 +116,14 @@ def _experiment(
     versions = fields.pop("versions", 7)
     if versions not in VERSIONS:
         raise ValueError(f"versions must be of {VERSIONS}, not {versions!r}.")
+    own = VERSIONS[VERSIONS.index(versions)]
     images, split = fields.pop("images", None), fields.pop("split", SPLITS[0])
     scored = _held_out(slices, int(fold), split)
     unused = _unused(slices, scored, images, seed)
     fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
     return Experiment(
-        scale, variant, int(fold), config.seed, versions, config, tuple(scored)
+        scale, variant, int(fold), config.seed, own, config, tuple(scored)
     )
 
 
