@@ -10,9 +10,10 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
-import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,7 +59,7 @@ SHARPNESS = 2  # stored pixels for each CSS pixel
 LARGEST_SVG = 100_000  # bytes; a drawing that takes more is stored as pixels
 # The top of every weight map's scale: the paper's default, w0 = 10, ends just below.
 WEIGHT_MAXIMUM = 12
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": COLUMN / FIGURE_WIDTH,
     "figure.figsize": (FIGURE_WIDTH, 3.5),
     "figure.constrained_layout.use": True,
@@ -66,7 +67,7 @@ STYLE = {
     "axes.titlesize": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "image.interpolation": "none",
     "image.cmap": "gray",
     "svg.hashsalt": "unet_lib",  # the same drawing gives the same file
@@ -81,7 +82,7 @@ def use_style() -> None:
     letters exact, but as JPEG where that saves a fifth or more, since micrographs are
     mostly noise.
     """
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
     if _notebook() is None:
         return
     from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -198,12 +199,12 @@ def outline(
         colour: a key of ``COLOURS`` or any matplotlib color.
         label: a short text, if any.
     """
-    colour = rgb(colour)
+    drawn_in = rgb(colour)
     _check_positive(height=height, width=width)
     # A pixel's center has whole coordinates, its upper left corner lies at -0.5.
     corner = (left - 0.5, top - 0.5)
     axes.add_patch(
-        Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=2)
+        Rectangle(corner, width, height, fill=False, edgecolor=drawn_in, linewidth=2)
     )
     if label is not None:
         axes.annotate(
@@ -213,13 +214,13 @@ def outline(
             textcoords="offset points",
             verticalalignment="top",
             color="black",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+            bbox={"facecolor": drawn_in, "edgecolor": "none", "pad": 1.5},
         )
 
 
 def explore(
     draw: Callable[..., Figure | np.ndarray],
-    values: dict[str, Iterable],
+    values: dict[str, Iterable[Any]],
     alt: str,
     start: dict | None = None,
     live_values: dict[str, Iterable] | None = None,
@@ -249,32 +250,32 @@ def explore(
     Raises:
         ValueError: where the HTML would exceed ``slider.MAX_HTML_BYTES``.
     """
-    given, values = values, {}
-    if isinstance(given, dict) and all(map(np.iterable, given.values())):
-        values = {label: list(options) for label, options in given.items()}
-    if len(values) not in (1, 2) or not all(values.values()):
+    stops: dict[str, list[Any]] = {}
+    if isinstance(values, dict) and all(map(np.iterable, values.values())):
+        stops = {label: list(options) for label, options in values.items()}
+    if len(stops) not in (1, 2) or not all(stops.values()):
         raise ValueError(
             "expected values as a dictionary of one or two labels with their values, "
-            f"got {given}"
+            f"got {values}"
         )
-    start = {label: options[0] for label, options in values.items()} | (start or {})
-    live_values = values | (live_values or {})
+    start = {label: options[0] for label, options in stops.items()} | (start or {})
+    live_stops = stops | {key: list(of) for key, of in (live_values or {}).items()}
     _check_positive(Integral, width=width)
-    for label in [*start, *live_values]:
-        if label not in values:
-            raise ValueError(f"expected the labels {list(values)}, got {label!r}")
-        if start[label] not in values[label] or start[label] not in live_values[label]:
+    for label in [*start, *live_stops]:
+        if label not in stops:
+            raise ValueError(f"expected the labels {list(stops)}, got {label!r}")
+        if start[label] not in stops[label] or start[label] not in live_stops[label]:
             raise ValueError(f"{label} cannot start at {start[label]!r}: no such value")
 
-    combinations = list(itertools.product(*values.values()))
+    combinations = list(itertools.product(*stops.values()))
     pictures, shown = _drawn([draw(*chosen) for chosen in combinations], width)
     notes = [text(*chosen) for chosen in combinations] if text else None
-    summary = f"{alt} ({' × '.join(values)}: {len(pictures)} pictures)"
-    page = slider.page(pictures, values, alt, start, shown, notes)
+    summary = f"{alt} ({' × '.join(stops)}: {len(pictures)} pictures)"
+    page = slider.page(pictures, stops, alt, start, shown, notes)
 
-    def live():
+    def live() -> Any:
         return slider.live_control(
-            lambda *chosen: _pixels(draw(*chosen), width), live_values, start, text
+            lambda *chosen: _pixels(draw(*chosen), width), live_stops, start, text
         )
 
     _show_html(page, summary, live)
@@ -302,14 +303,14 @@ def compare(
     _show_html(page, f"{alt} ({labels[0]} | {labels[1]})")
 
 
-def _show_html(page, summary, live=None):
+def _show_html(page: str, summary: str, live: Callable[[], Any] | None = None) -> None:
     """Display HTML, and in a notebook that has a kernel the live control instead."""
     if _notebook() is None:
         print(summary)  # a plain script has nowhere to show it
         return
     from IPython.display import display
 
-    bundle = {"text/plain": summary, "text/html": page}
+    bundle: dict[str, Any] = {"text/plain": summary, "text/html": page}
     if live and hasattr(_notebook(), "kernel"):
         with contextlib.suppress(ImportError):  # no ipywidgets: the HTML has to do
             # By hand: the controls of ipywidgets 7, which Colab has, make no bundle.
@@ -319,27 +320,29 @@ def _show_html(page, summary, live=None):
     display(bundle, raw=True)
 
 
-def _notebook():
+def _notebook() -> Any:
     """Return the IPython shell that runs this code, None outside of one."""
     ipython = sys.modules.get("IPython")  # a shell has imported it already
     return ipython and ipython.get_ipython()
 
 
-def _bundle(figure):
+def _bundle(figure: Figure) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a figure as a notebook stores it: its data and metadata by MIME type."""
     if not any(axes.images or axes.collections for axes in figure.axes):
-        stored = io.BytesIO()
-        figure.savefig(stored, format="svg", metadata={"Date": None})
-        if len(stored.getvalue()) < LARGEST_SVG:
+        drawing = io.BytesIO()
+        figure.savefig(drawing, format="svg", metadata={"Date": None})
+        if len(drawing.getvalue()) < LARGEST_SVG:
             plt.close(figure)
-            return {"image/svg+xml": stored.getvalue().decode()}, {}
+            return {"image/svg+xml": drawing.getvalue().decode()}, {}
     width = round(figure.get_figwidth() * STYLE["figure.dpi"])
     picture = _pixels(figure, width)
     kind, stored = slider.smallest(picture)
     return {f"image/{kind}": stored}, {f"image/{kind}": {"width": width}}
 
 
-def _drawn(drawn, width):
+def _drawn(
+    drawn: list[Figure | np.ndarray], width: int
+) -> tuple[list[np.ndarray], int]:
     """Return figures or images as pixels, and the CSS pixels across to show them at."""
     pictures = [_pixels(one, width) for one in drawn]
     sizes = {picture.shape for picture in pictures}
@@ -351,7 +354,7 @@ def _drawn(drawn, width):
     return pictures, across * max(1, width // across)
 
 
-def _pixels(drawn, width):
+def _pixels(drawn: Figure | np.ndarray, width: int) -> np.ndarray:
     """Return a figure or an image as (height, width, 3) uint8 and close the figure.
 
     A figure gets `SHARPNESS` times `width` pixels; an image keeps its own, which a
@@ -370,7 +373,7 @@ def _pixels(drawn, width):
     return np.round(image * 255.0).astype(np.uint8)
 
 
-def _check_positive(kind=Real, **numbers):
+def _check_positive(kind: Any = Real, **numbers: Any) -> None:
     for name, number in numbers.items():
         if not isinstance(number, kind) or not 0 < number < np.inf:
             what = "a finite number" if kind is Real else "an integer"

@@ -5,8 +5,9 @@ Paul Tol's *muted* scheme: people with any common color blindness can tell them 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -104,7 +105,7 @@ def colour_cells(
         ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
     """
     cells, count = _numbered(labels)
-    neighbours = [set() for _ in range(count + 1)]
+    neighbours: list[set[int]] = [set() for _ in range(count + 1)]
     for first, second in _neighbour_pairs(cells, NEIGHBOUR_REACH):
         neighbours[first].add(second)
         neighbours[second].add(first)
@@ -143,7 +144,7 @@ def colour_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     return np.stack(pictures)
 
 
-def rgb(colour):
+def rgb(colour: Any) -> tuple[float, float, float]:
     """Return a key of ``COLOURS`` or a matplotlib color as red, green and blue."""
     found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
     if not matplotlib.colors.is_color_like(found):
@@ -152,7 +153,7 @@ def rgb(colour):
     return matplotlib.colors.to_rgb(found)
 
 
-def check_plane(array, name):
+def check_plane(array: Any, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(
@@ -165,7 +166,7 @@ def check_plane(array, name):
     return array
 
 
-def check_picture(image):
+def check_picture(image: np.ndarray) -> None:
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
         raise ValueError(
             "expected an image of shape (height, width) or (height, width, 3), got "
@@ -179,7 +180,7 @@ def check_picture(image):
         raise ValueError(f"expected values from 0 to 1, got {found}")
 
 
-def _numbered(labels):
+def _numbered(labels: Any) -> tuple[np.ndarray, int]:
     """Return the cells numbered from 1, 0 for membrane, and how many there are."""
     labels = check_plane(labels, "labels")
     if labels.dtype.kind not in "bui" or labels.min() < 0:
@@ -194,14 +195,14 @@ def _numbered(labels):
     return cells, int(cells.max())
 
 
-def _shades(count):
+def _shades(count: int) -> np.ndarray:
     """Return so many colors for cells: past the palette's end it repeats, darker."""
     palette = np.array([matplotlib.colors.to_rgb(name) for name in CELLS])
     rounds, place = np.divmod(np.arange(count), len(palette))
     return (palette[place] * 0.75 ** rounds[:, None]).astype(np.float32)
 
 
-def _claims(cells, count, like):
+def _claims(cells: np.ndarray, count: int, like: Any) -> Iterator[tuple[int, int]]:
     """Yield (cell, color) by falling overlap with the colors of another picture."""
     like = np.asarray(like)
     if like.shape != (*cells.shape, 3):
@@ -224,7 +225,7 @@ def _claims(cells, count, like):
             yield int(cell), int(colours[cell])
 
 
-def _neighbour_pairs(cells, reach):
+def _neighbour_pairs(cells: np.ndarray, reach: int) -> list[tuple[int, int]]:
     """Return the pairs of different cells that have pixels at most `reach` apart."""
     codes = set()  # first * base + second
     base = int(cells.max(initial=0)) + 1
@@ -241,7 +242,7 @@ def _neighbour_pairs(cells, reach):
     return [divmod(code, base) for code in codes]
 
 
-def _blend(image, colours, alpha, mask=True):
+def _blend(image: Any, colours: Any, alpha: float, mask: Any = True) -> np.ndarray:
     image = check_plane(image, "an image")
     check_picture(image)
     over = np.shape(colours)[:2]
@@ -251,6 +252,6 @@ def _blend(image, colours, alpha, mask=True):
         )
     if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
         raise ValueError(f"expected alpha from 0 to 1, got {alpha!r}")
-    alpha = np.where(mask, alpha, 0)[..., None]
-    blended = image[..., None] * (1 - alpha) + colours * alpha
+    share = np.where(mask, alpha, 0)[..., None]
+    blended = image[..., None] * (1 - share) + colours * share
     return np.clip(blended, 0, 1).astype(np.float32)

@@ -10,6 +10,8 @@ import html
 import io
 import itertools
 import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +111,14 @@ document.querySelectorAll('[data-compare="{key}"]').forEach(box => {{
 </div>"""
 
 
-def page(pictures, values, alt, start, shown, notes=None):
+def page(
+    pictures: list[np.ndarray],
+    values: dict[str, list[Any]],
+    alt: str,
+    start: dict[str, Any],
+    shown: float,
+    notes: list[str] | None = None,
+) -> str:
     """Return pictures with their controls as HTML that needs no other file.
 
     pictures: (height, width, 3) uint8, of one size, for all combinations of values.
@@ -133,8 +142,8 @@ def page(pictures, values, alt, start, shown, notes=None):
         note = f'<div data-note style="flex:1 1 12em">{notes[first]}</div>'
     height, across = pictures[0].shape[:2]
     for frames in _frames(pictures):
-        data = {"texts": list(texts.values()), "alts": alts, "frames": frames}
-        data = json.dumps(data | ({"notes": notes} if notes else {}))
+        shows = {"texts": list(texts.values()), "alts": alts, "frames": frames}
+        data = json.dumps(shows | ({"notes": notes} if notes else {}))
         found = _EXPLORE.format(
             key=hashlib.sha256((data + controls).encode()).hexdigest()[:12],
             width=700 if notes else shown,
@@ -155,7 +164,9 @@ def page(pictures, values, alt, start, shown, notes=None):
     )
 
 
-def divider(pictures, labels, alt, shown):
+def divider(
+    pictures: list[np.ndarray], labels: tuple[str, str], alt: str, shown: float
+) -> str:
     """Return two pictures with a divider to move as HTML that needs no other file.
 
     pictures: two, (height, width, 3) uint8, of one size.
@@ -178,7 +189,12 @@ def divider(pictures, labels, alt, shown):
     )
 
 
-def live_control(draw, values, start, text=None):
+def live_control(
+    draw: Callable[..., np.ndarray],
+    values: dict[str, list[Any]],
+    start: dict[str, Any],
+    text: Callable[..., str] | None = None,
+) -> Any:
     """Return an ipywidgets control that draws at each change.
 
     draw: takes one value of each control and returns a picture as in `page`.
@@ -207,7 +223,7 @@ def live_control(draw, values, start, text=None):
     picture = ipywidgets.Image(format="webp", layout={"max_width": "100%"})
     note = ipywidgets.HTML()
 
-    def update(_=None):
+    def update(_: object = None) -> None:
         chosen = [control.value for control in controls]
         picture.value = encode(draw(*chosen), "webp")
         note.value = text(*chosen) if text else ""
@@ -218,18 +234,20 @@ def live_control(draw, values, start, text=None):
     return ipywidgets.VBox([*controls, picture, note])
 
 
-def encode(picture, kind, quality=85):
+def encode(picture: np.ndarray, kind: str, quality: int | None = 85) -> bytes:
     """Return a picture, (height, width, 3) uint8, as the bytes of a file.
 
     kind: such as "webp". quality: 0 to 100; None is lossless.
     """
     from PIL import Image
 
-    how = {"lossless": True} if quality is None else {"quality": quality}
+    how: dict[str, Any] = {"quality": quality}
+    if quality is None:
+        how = {"lossless": True}
     return _saved(Image.fromarray(picture), kind, **how)
 
 
-def smallest(picture):
+def smallest(picture: np.ndarray) -> tuple[str, bytes]:
     """Return ("png" or "jpeg", bytes): JPEG where it saves a fifth or more.
 
     A drawing of few colors is a PNG with a palette if no pixel changes visibly.
@@ -244,13 +262,13 @@ def smallest(picture):
     return ("jpeg", jpeg) if len(jpeg) < 0.8 * len(png) else ("png", png)
 
 
-def _saved(image, kind, **how):
+def _saved(image: Any, kind: str, **how: Any) -> bytes:
     stored = io.BytesIO()
     image.save(stored, kind, optimize=True, **how)
     return stored.getvalue()
 
 
-def _frames(pictures):
+def _frames(pictures: Sequence[np.ndarray]) -> Iterator[list[str]]:
     """Yield the pictures as addresses of data, in ever smaller qualities."""
     lossless = [encode(picture, "webp", None) for picture in pictures]
     for quality in (85, 70, 55):  # at 55 grain begins to go
@@ -261,13 +279,13 @@ def _frames(pictures):
         ]
 
 
-def _picture(picture, shown, more=""):
+def _picture(picture: np.ndarray, shown: float, more: str = "") -> str:
     height, across = picture.shape[:2]
     rendering = "pixelated" if shown > across else "auto"
     return _PICTURE.format(across=across, height=height, rendering=rendering, more=more)
 
 
-def _control(label, texts, index, values):
+def _control(label: str, texts: list[str], index: int, values: list[Any]) -> str:
     label = html.escape(label)
     texts = [html.escape(text) for text in texts]
     if not _unordered(values):
@@ -286,10 +304,10 @@ def _control(label, texts, index, values):
     return _BUTTONS.format(label=label, buttons=buttons)
 
 
-def _unordered(values):
+def _unordered(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-def _text(value):
+def _text(value: Any) -> str:
     """Return a value as a reader sees it: 0.30000000000000004 as 0.3."""
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
