@@ -181,6 +181,7 @@ REFUSED = [
     *[row for function in (label_cells, weight_map, border_distances)
       for row in labels_refused(function)],
     (lambda: label_cells(LABELS), "one slice"),
+    (lambda: label_cells(np.zeros((1, 1 << 15), int)), "at most 32767 pixels a side"),
     (lambda: border_distances(LABELS), "one slice"),
     *[(partial(weight_map, LABEL, **options), "w0 >= 0 and sigma > 0, got")
       for options in [{"w0": -1}, {"w0": NAN}, {"w0": INFINITY}, {"sigma": 0},
