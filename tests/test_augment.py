@@ -425,6 +425,13 @@ def test_defaults_do_not_mirror():
     assert all(np.linalg.det(draw.matrix) > 0 for draw in draws)
 
 
+def test_what_is_switched_off_is_off():
+    draw = sampler(*stack(), augmentation=NOTHING).draw(3)
+    np.testing.assert_array_equal(draw.matrix, np.eye(2))
+    assert not draw.grid.any()
+    assert (draw.contrast, draw.brightness) == (1, 0)
+
+
 def test_the_stacks_are_not_changed():
     arrays = stack()
     before = [array.copy() for array in arrays]
