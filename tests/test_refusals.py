@@ -392,8 +392,6 @@ ELSEWHERE = {
         "metrics.warping_error",
     },
     "test_model.py": {"networks.load_network"},
-    "test_parallel.py": {"train.processes.join"},
-    "test_watch.py": {"train.loggers.check_watchers", "train.loggers.open_watchers"},
     "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
     "test_pretrained.py": {"networks.load_pretrained"},
     "test_records.py": {
@@ -410,12 +408,6 @@ ELSEWHERE = {
         "metrics.topology.mismatches",
         "metrics.topology.thin",
         "metrics.topology.warp",
-    },
-    "test_train.py": {
-        "train.folder.claim",
-        "train.folder.differences",
-        "train.checkpoint.load_checkpoint",
-        "train.checkpoint.save_checkpoint",
     },
 }
 EXEMPT = {

@@ -19,6 +19,8 @@ from torch import nn
 from unet_lib._files import written
 from unet_lib.model import UNet, move_to, unwrapped
 
+__all__ = ["load_network", "load_pretrained", "save_network"]
+
 FILE = Path(__file__).with_name("pretrained.safetensors")
 # Of the file, byte for byte; written by book/publish.py.
 SHA256 = "585cee9458ebd022dd99c0abbead9a1535b650671d5a8fb2c6ffc10a92e122ab"

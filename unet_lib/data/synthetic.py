@@ -17,6 +17,8 @@ from scipy.spatial import KDTree
 
 from unet_lib.data.isbi2012 import cache_folder
 
+__all__ = ["synthetic_em"]
+
 
 def synthetic_em(
     slices: int = 30, size: int = 512, seed: int = 0

@@ -31,6 +31,8 @@ from unet_lib.train import fit
 from unet_lib.train.checkpoint import CURRENT
 from unet_lib.train.folder import differences, save_png
 
+__all__ = ["Experiment", "read_table", "run_table", "state"]
+
 FOLDS = 5
 # Of a slice, averaged over in prediction; each is scored.
 VERSIONS: tuple[Versions, ...] = get_args(Versions)

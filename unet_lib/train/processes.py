@@ -14,6 +14,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+__all__ = ["best_device"]
+
 RUNS = count_from()  # of this process
 
 
