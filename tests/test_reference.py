@@ -19,9 +19,7 @@ PAGE = (record.BOOK / "reference.md").read_text("utf-8")
 MODULES = PAGE.partition(".. unet-lib::")[2].strip("`\n ").split()
 # The commands explain themselves; nobody imports how files are written, nor what
 # `plot.explore` is made of.
-LEFT_OUT = {"cli", "plot.slider"} | {
-    f"train.{name}" for name in ("checkpoint", "context", "folder", "loggers")
-}
+LEFT_OUT = {"cli"}
 # Used in all chapters, and in none yet.
 WITHOUT_CHAPTER = {"plot", "plot.colours", "data.images", "data.tiff"}
 ENTRIES = [

@@ -39,11 +39,13 @@ def load(folder: str | Path) -> griffe.Module:
 
 
 def modules(package: griffe.Module) -> Iterator[griffe.Module]:
-    """Yield the package's public modules, those of its packages too."""
+    """Yield the modules that have doors, named in ``__all__``, in packages too."""
     for module in package.modules.values():
-        if module.is_public:
+        if module.is_alias:  # imported from elsewhere
+            continue
+        if module.exports:
             yield module
-            yield from modules(module)
+        yield from modules(module)
 
 
 def entries(module: griffe.Module) -> list[griffe.Function | griffe.Class]:
