@@ -34,7 +34,21 @@ def test_imports_run_one_way():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-EXTRAS = ("elasticdeform", "pooch", "IPython", "ipywidgets", "matplotlib")
+LIBRARY = sorted(ROOT.glob("unet_lib/**/*.py"))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    source = path.read_text("utf-8")
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            last = node.body[0] if ast.get_docstring(node) else node
+            begun = last.end_lineno if last is not node else node.lineno - 1
+            assert node.end_lineno - begun <= 60, node.name
+
+
+EXTRAS = ("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib")
 BAR = f"""
 import importlib.abc, sys
 
