@@ -475,7 +475,9 @@ def test_ctrl_c_says_how_to_go_on(ends, capsys, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_ctrl_c_in_a_process_of_its_own():
-    code = "import time; from unet_lib import cli, data; "
+    # A job in the background, as of some CI, has the signal ignored.
+    code = "import signal, time; signal.signal(2, signal.default_int_handler); "
+    code += "from unet_lib import cli, data; "
     code += "data.load_isbi2012 = lambda folder: (print('began', flush=True), "
     code += "time.sleep(60)); raise SystemExit(cli.main(['data']))"
     process = subprocess.Popen(

@@ -400,7 +400,7 @@ def test_in_a_notebook(monkeypatch):
     assert set(images) == {"text/plain", "image/jpeg"}
     assert set(curve) == {"text/plain", "image/svg+xml"}
     # Stored at twice the width at which it is shown.
-    assert outputs[0][0]["metadata"] == {"image/jpeg": {"width": 700}}
+    assert outputs[1][0]["metadata"] == {"image/jpeg": {"width": 700}}
     stored = Image.open(io.BytesIO(base64.b64decode(images["image/jpeg"])))
     assert stored.width == 1400
     assert ElementTree.fromstring(curve["image/svg+xml"]).get("width") == "504pt"
