@@ -48,6 +48,26 @@ def test_files_and_functions_are_short(path):
             assert node.end_lineno - begun <= 60, node.name
 
 
+NAMES = (
+    "TrainConfig UNet evaluate fit load_network load_pretrained predict save_network"
+)
+
+
+def test_the_package_shows_its_names_without_torch():
+    code = (
+        "import sys, unet_lib\n"
+        f"assert set({NAMES.split()!r}) < set(dir(unet_lib))\n"
+        "assert 'torch' not in sys.modules\n"
+        "import unet_lib.predict\n"
+        f"for name in {NAMES.split()!r}:\n"
+        "    assert callable(getattr(unet_lib, name)), name\n"
+        "from importlib.metadata import version\n"
+        "assert unet_lib.__version__ == version('unet-lib')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 EXTRAS = ("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib")
 BAR = f"""
 import importlib.abc, sys

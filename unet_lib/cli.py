@@ -191,8 +191,9 @@ def run_experiments(
     experiments = read_table(table, only)
     results = table.parent
     if list:
+        width = max(len(one.name) for one in experiments)
         for one in experiments:
-            print(f"{one.name:<32}{state(one, work, results)}")
+            print(f"{one.name:<{width}}  {state(one, work, results)}")
         return
     check_folder(work)
     check_folder(results)
