@@ -263,13 +263,16 @@ def test_tables_fit_a_phone(phone):
 
 
 def test_figures_are_as_wide_as_a_phone(phone):
-    """So that 12 points in a figure of 7 inches are more than 9 pixels."""
+    """So that 12 points in a figure of 7 inches are more than 9 pixels.
+
+    A picture that is stored at twice its width is shown at half its pixels at the most.
+    """
     widths = phone.page.locator(".cell_output > figure img, [data-explore] img")
     narrow = widths.evaluate_all("""pictures => pictures.filter(picture => {
       const style = getComputedStyle(picture);
       const inside = parseFloat(style.width) - parseFloat(style.paddingLeft) -
         parseFloat(style.paddingRight);
-      return inside < Math.min(389, 0.95 * picture.naturalWidth) &&
+      return inside < Math.min(389, 0.95 * picture.naturalWidth / 2) &&
         !picture.closest(".admonition");
     }).map(picture => `${picture.width}: ${picture.alt}`)""")
     assert narrow == []
