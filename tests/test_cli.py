@@ -741,6 +741,54 @@ def test_predict_takes_a_device_tiles_and_an_old_output(tmp_path, monkeypatch, c
     assert "device must be" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--channel", "2"], lambda colors: colors[..., 1] / 255),
+        (["--grey"], lambda colors: colors @ [0.299, 0.587, 0.114] / 255),
+        (["--grey", "--range", "50", "150"], lambda colors: gray_between(colors)),
+        (["--channel", "1", "--range", "auto"], lambda colors: between(colors)),
+    ],
+)
+def test_predict_takes_gray_values_as_told(
+    options, expected, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    save_network(UNet(base_channels=1, depth=1), tmp_path / "network.safetensors")
+    colors = np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    tifffile.imwrite("in.tif", colors, photometric="rgb")
+    monkeypatch.setattr(PREDICT, "predict", lambda network, images, *a, **k: images)
+    command = ["predict", "network.safetensors", "in.tif", "out.tif"]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "--channel" in said
+    assert "--grey" in said
+    assert cli.main([*command, *options]) == 0
+    np.testing.assert_allclose(
+        tifffile.imread("out.tif"), expected(colors), rtol=0, atol=1e-6
+    )
+
+
+def gray_between(colors):
+    return ((colors - 50.0) / 100).clip(0, 1) @ [0.299, 0.587, 0.114]
+
+
+def between(colors):
+    low, high = np.percentile(colors[..., 0], (0.5, 99.5))
+    return ((colors[..., 0] - low) / (high - low)).clip(0, 1)
+
+
+def test_a_range_the_wrong_way_round_is_refused_by_its_option(tmp_path, capsys):
+    save_network(UNet(base_channels=1, depth=1), tmp_path / "network.safetensors")
+    tifffile.imwrite(tmp_path / "in.tif", np.full((40, 50), 200, np.uint8))
+    paths = [str(tmp_path / f) for f in ("network.safetensors", "in.tif", "out.tif")]
+    assert cli.main(["predict", *paths, "--range", "9", "1"]) == 1
+    assert "--range LOW HIGH" in capsys.readouterr().err
+    assert cli.main(["predict", *paths, "--max-pixels", "9"]) == 1
+    least = re.search(r"--max-pixels (\d+)", capsys.readouterr().err)[1]
+    assert cli.main(["predict", *paths, "--max-pixels", least]) == 0
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Labels and probabilities of two small slices, and their two files."""
@@ -813,7 +861,7 @@ def test_evaluate_reads_labels_of_every_kind(stored, pair, tmp_path):
     [
         (lambda a: a * 128, lambda p: p, "such as 128: expected labels of 0"),
         (lambda a: a + 1, lambda p: p, "such as 2"),
-        (lambda a: a, lambda p: p * 255, "divide a map in 0..255 by 255"),
+        (lambda a: a, lambda p: p * 255, "divide a map of 0 to 255 by 255"),
         (lambda a: a, lambda p: p[:1], "got (2, 48, 48) and (1, 48, 48)"),
         (lambda a: a, lambda p: p * np.float32(np.nan), "NaN"),
     ],

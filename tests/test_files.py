@@ -211,9 +211,14 @@ def test_an_output_is_refused_before_the_work(tmp_path):
     source, existing = tmp_path / "in.tif", tmp_path / "map.tif"
     source.write_text("images")
     existing.write_text("old")
+    slices = tmp_path / "slices"
+    (slices / "maps").mkdir(parents=True)
+    inputs = [source, tmp_path / "absent", slices]
 
     def check(path, **options):
-        check_output(path, (".tif", ".tiff"), [source, tmp_path / "absent"], **options)
+        check_output(path, (".tif", ".tiff"), inputs, **options)
+
+    check(slices / "maps" / "new.tif")  # a folder in it is not read
 
     check(tmp_path / "new.tif")
     check(tmp_path / "NEW.TIFF")
@@ -223,6 +228,7 @@ def test_an_output_is_refused_before_the_work(tmp_path):
         (tmp_path / "map.png", {}, ValueError, r"must end in \.tif or \.tiff"),
         (tmp_path / "map", {}, ValueError, r"must end in \.tif"),
         (source, {"overwrite": True}, ValueError, "is one of the inputs"),
+        (slices / "new.tif", {}, ValueError, "would be read as one of the inputs"),
         (existing, {}, FileExistsError, "another name, or add --overwrite"),
         (tmp_path / "no" / "a.tif", {}, FileNotFoundError, r"no folder .*no\."),
         (source / "a.tif", {}, FileNotFoundError, r"no folder .*in\.tif"),

@@ -28,6 +28,7 @@ STACK = RANDOM.integers(0, 256, (5, 24, 30)).astype(np.uint8)
 COLORS = RANDOM.integers(0, 256, (24, 30, 3)).astype(np.uint8)
 CELL = (GREY > 100).astype(np.uint8)
 SCALED = GREY / np.float32(255)
+FROM_23 = GREY.clip(23, 229).astype(np.float32)  # of 0 to 255
 
 
 @pytest.fixture
@@ -238,9 +239,11 @@ def test_transparent_pixels_are_refused(path):
     clear = np.stack([GREY, np.where(GREY > 9, 255, 0).astype(np.uint8)], -1)
     for kind in ("png", "tiff"):
         Image.fromarray(clear, "LA").save(path, kind)
-        for reader in (read_images, read_labels, read_probabilities):
-            with pytest.raises(ValueError, match=r"alpha channel.*--channel 1"):
-                reader(path)
+        with pytest.raises(ValueError, match=r"alpha channel.*--channel 1"):
+            read_images(path)
+        for reader in (read_labels, read_probabilities):
+            with pytest.raises(ValueError, match=r"alpha channel.*as a gray image\."):
+                reader(path)  # no argument and no option of theirs chooses a channel
         np.testing.assert_array_equal(read_images(path, channel=1).pixels[0], SCALED)
     Image.fromarray(COLORS).quantize(16).save(path, "png", transparency=3)
     with pytest.raises(ValueError, match="transparent colors"):
@@ -387,7 +390,13 @@ def test_few_bits_in_a_larger_type_are_said(pixels, top, path):
 
 @pytest.mark.parametrize(
     "pixels",
-    [GREY.astype(np.int16) - 20, GREY.astype(np.float32), GREY / 3 - 5, SCALED * 1.01],
+    [
+        GREY.astype(np.int16) - 20,
+        GREY.astype(np.float32),
+        GREY / 3 - 5,
+        SCALED * 1.01,
+        FROM_23,
+    ],
 )
 def test_the_advice_on_a_range_works(pixels, path):
     tifffile.imwrite(path, pixels)
@@ -395,7 +404,10 @@ def test_the_advice_on_a_range_works(pixels, path):
         read_images(path)
     low, high = follow(str(error.value))
     images = read_images(path, value_range=(low, high))
-    assert (images.pixels.min(), images.pixels.max()) == (0, 1)
+    if pixels is not FROM_23:
+        assert (images.pixels.min(), images.pixels.max()) == (0, 1)
+    else:
+        assert (low, high) == (0, 255)
     expected = (pixels - low) / (high - low)
     np.testing.assert_allclose(images.pixels[0], expected, atol=1e-5)
 
@@ -548,8 +560,27 @@ def test_probabilities(path):
     assert found.axes == "YX"
     for wrong in (SCALED * 255, SCALED - 1, CELL, GREY.astype(np.int16) - 1):
         tifffile.imwrite(path, wrong)
-        with pytest.raises(ValueError, match=r"divide a map in 0\.\.255 by 255"):
+        with pytest.raises(ValueError, match=r"divide a map of 0 to 255 by 255"):
             read_probabilities(path)
+
+
+def test_a_map_of_several_channels_is_refused_by_name(path):
+    """No option of `evaluate` chooses one, so that none is advised."""
+    classes = np.stack([SCALED, 1 - SCALED])
+    writers = {
+        "2 channels": lambda: tifffile.imwrite(
+            path, classes, imagej=True, metadata={"axes": "CYX"}
+        ),
+        "3 channels": lambda: Image.fromarray(COLORS).save(path, "png"),
+    }
+    for found, write in writers.items():
+        write()
+        with pytest.raises(
+            ValueError, match=rf"in\.tif has {found}: expected"
+        ) as error:
+            read_probabilities(path)
+        assert "channel=" not in str(error.value)
+        assert "--" not in str(error.value)
 
 
 # Folders -------------------------------------------------------------------------
@@ -577,6 +608,31 @@ def test_a_folder_of_unlike_sizes_is_a_list(tmp_path):
     assert images.for_channels(1) is images.pixels
     for one, size in zip(images.pixels, (20, 24, 24), strict=True):
         np.testing.assert_array_equal(one, SCALED[:size])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "missing"),
+    [
+        ((1, 2, 4), "z0003.tif"),
+        ((8, 9, 11, 12, 14), "z0010.tif, z0013.tif"),
+        ((0, 2, 4, 6), None),  # every second one, on purpose
+        ((1, 2, 4, 900), None),  # no numbering
+        ((3, 4, 5), None),
+    ],
+)
+def test_a_gap_in_the_numbers_of_a_folder_is_said(numbers, missing, tmp_path):
+    for number in numbers:
+        tifffile.imwrite(tmp_path / f"z{number:04}.tif", GREY)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert len(image_files(tmp_path)) == len(numbers)
+    texts = [str(warning.message) for warning in said]
+    assert len(texts) == (missing is not None)
+    assert all(f" {missing} " in text for text in texts)
+    tifffile.imwrite(tmp_path / "other.tif", GREY)  # then it is not one numbering
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_files(tmp_path)
 
 
 def test_one_range_for_a_folder(tmp_path):

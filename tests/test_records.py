@@ -172,7 +172,7 @@ def test_as_error():
     assert as_error("v_info", 0.25) == 0.75
 
 
-def test_what_a_record_does_not_have(records):
+def test_what_a_record_does_not_have(records, tmp_path):
     one, two = records / "one", records / "two"
     with pytest.raises(ValueError, match=r"scores\.json has .* 7, 8, not 2"):
         figures(two, 2)
@@ -188,3 +188,7 @@ def test_what_a_record_does_not_have(records):
         per_slice(one, "dice", 7)
     with pytest.raises(FileNotFoundError):
         figures(records / "nowhere", 7)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "scores.json").write_text(text)
+        with pytest.raises(ValueError, match=r"scores\.json is not valid JSON"):
+            figures(tmp_path, 7)

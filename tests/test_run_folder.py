@@ -375,6 +375,8 @@ def test_a_spoilt_configuration_is_no_traceback(text, tmp_path):
     asked = dataclasses.asdict(CONFIG)
     if text.startswith('{"'):
         assert "augmentation" in folder.differences(path, asked)
+        path.write_text(text, encoding="utf-8-sig")  # as Windows' editors save it
+        assert "augmentation" in folder.differences(path, asked)
         return
     with pytest.raises(ValueError, match="is not a run's configuration"):
         folder.differences(path, asked)

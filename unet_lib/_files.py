@@ -80,11 +80,11 @@ def check_output(
     Args:
         path: of the file. A pipe or a device needs no suffix.
         suffixes: that name its format, in lowercase.
-        inputs: files that are read, which the output must not replace.
+        inputs: files and folders that are read.
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        ValueError: for another suffix, or an input.
+        ValueError: for another suffix, an input, or a name in a folder that is read.
         OSError: for a folder, a file that exists, and a place that cannot be written.
     """
     if path.is_dir():
@@ -100,6 +100,11 @@ def check_output(
             raise ValueError(
                 f"{path} is one of the inputs and would be lost: give another name for "
                 "the output."
+            )
+        if one.is_dir() and path.parent.is_dir() and path.parent.samefile(one):
+            raise ValueError(
+                f"{path} is in the folder {one}, and would be read as one of the "
+                "inputs the next time: write it to another folder."
             )
     if path.exists() and not overwrite:
         raise FileExistsError(

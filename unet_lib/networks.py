@@ -71,7 +71,8 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
         network = _network_of(metadata, tensors)
     except Exception as error:  # safetensors' own error has no public base class
         raise ValueError(
-            f"{path} does not hold a network written by unet_lib.save_network: {error}."
+            f"{path} does not hold a network written by unet_lib.save_network, such as "
+            f"a run's network.safetensors: {error}."
         ) from error
     return move_to(network, device).eval()
 

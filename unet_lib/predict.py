@@ -109,9 +109,10 @@ def plan_tiles(
         if rows.tile * columns.tile <= max_pixels
     ]
     if not plans:
+        least = _least_pixels(network, size)
         raise ValueError(
             f"max_pixels={max_pixels} is below the smallest tile: take max_pixels="
-            f"{_least_pixels(network, size)} or more."
+            f"{least} or more (--max-pixels {least} on the command line)."
         )
     return min(plans, key=lambda plan: math.prod(a.tiles * a.tile for a in plan))
 
@@ -309,7 +310,7 @@ def _softmax(
 def _memory_advice(
     unet: UNet, device: torch.device, size: tuple[int, int], used: int
 ) -> Iterator[None]:
-    """Turn PyTorch's errors for a lack of memory into a MemoryError with advice.
+    """Turn errors for a lack of memory into a MemoryError with advice.
 
     Args:
         unet: the network.
@@ -319,14 +320,15 @@ def _memory_advice(
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         less = max(used // 2, _least_pixels(unet, size))
-        smaller = f"max_pixels={less}, and no tile, or " if less < used else ""
+        smaller = f"max_pixels={less} (--max-pixels {less}), and no tile, or "
+        why = [*str(error).splitlines(), "out of memory"][0]
         raise MemoryError(
-            f"The memory of {device} does not hold a pass of {used} pixels "
-            f"({str(error).splitlines()[0]}). Take {smaller}network.bfloat16(), which "
+            f"The memory of {device} does not hold a pass of {used} pixels ({why}). "
+            f"Take {smaller if less < used else ''}network.bfloat16() in Python, which "
             "needs about half as much."
         ) from error
 

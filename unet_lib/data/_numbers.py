@@ -19,8 +19,13 @@ PERCENTILES = (0.5, 99.5)
 # been stored in a larger type than it needs.
 DARK = 0.25
 RANGE = "value_range=({}, {}) (--range {} {} on the command line)"
-DIVIDE = "Save probabilities as floats; divide a map in 0..255 by 255."
+DIVIDE = (
+    "Scale them to 0 to 1 and save them as floats: divide a map of 0 to 255 by 255, "
+    "and of logits take the sigmoid."
+)
+CHOOSE = "choose one channel with channel=1 (--channel 1)"
 AUTO = 'value_range="auto" (--range auto)'
+SAVE = "save what you mean as a gray image"
 
 
 def visible(raster: Raster, name: str) -> Raster:
@@ -96,8 +101,11 @@ def choose(raster: Raster, name: str, channel: int) -> Raster:
     return replace(raster.samples(channel - 1), alpha=False, meaning=meaning)
 
 
-def opaque(raster: Raster, name: str) -> Raster:
-    """Leave out an opacity that says nothing; refuse one that does."""
+def opaque(raster: Raster, name: str, otherwise: str) -> Raster:
+    """Leave out an opacity that says nothing; refuse one that does.
+
+    What to do `otherwise` than flatten it ends the sentence.
+    """
     if not raster.alpha:
         return raster
     opacity = raster.pixels[..., -1, :, :]
@@ -105,7 +113,7 @@ def opaque(raster: Raster, name: str) -> Raster:
     if (opacity != full).any():
         raise ValueError(
             f"{name} has an alpha channel, by which pixels are transparent: flatten it "
-            "where it was drawn, or choose one channel with channel=1 (--channel 1)."
+            f"where it was drawn, or {otherwise}."
         )
     return replace(raster.samples(slice(0, -1)), alpha=False)
 
@@ -128,7 +136,8 @@ def value_limits(
     if kind not in "buif" or not np.isfinite([low, high]).all():
         raise ValueError(
             f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "expected finite real numbers. Replace NaN and infinite pixels first."
+            "expected finite real numbers. Replace NaN and infinite pixels, or take "
+            "the absolute value of complex ones, and save it again."
         )
     if value_range is not None:
         return _asked(rasters, value_range, where)
@@ -139,7 +148,7 @@ def value_limits(
             raise ValueError(
                 f"{where} holds {rasters[0].pixels.dtype} values from {low:g} to "
                 f"{high:g}: expected values from 0 to 1. "
-                + (DIVIDE if probabilities else _advice(low, high))
+                + (DIVIDE if probabilities else _advice(*_likely(low, high)))
             )
         return 0, 1
     if low < 0:
@@ -157,7 +166,7 @@ def value_limits(
         )
         if probabilities:
             raise ValueError(f"{said}: expected values from 0 to 1. {DIVIDE}")
-        advice = _advice(0, _full(int(high)))
+        advice = _advice(0, _full(int(high)) if top > 255 else high)
         warnings.warn(f"{said}: nearly black. {advice}", UserWarning, stacklevel=4)
     return 0, top
 
@@ -165,6 +174,11 @@ def value_limits(
 def _full(high: int) -> int:
     """The largest number of as many bits: 4095 for 3900; 255 at least."""
     return max(255, 2 ** high.bit_length() - 1)
+
+
+def _likely(low: float, high: float) -> tuple[float, float]:
+    """The range that floats were meant for: 0 to 255 of some from 23 to 229."""
+    return (0, _full(int(high))) if low >= 0 and high > 2 else (low, high)
 
 
 def _advice(low: float, high: float) -> str:
@@ -201,7 +215,8 @@ def _asked(
         low = high = np.nan
     if not -np.inf < low < high < np.inf:
         raise ValueError(
-            f"Expected a value_range of two numbers LOW < HIGH, got {value_range!r}."
+            "Expected a value_range of two numbers LOW < HIGH (--range LOW HIGH), got "
+            f"{value_range!r}."
         )
     return low, high
 
@@ -225,8 +240,7 @@ def luma(pixels: np.ndarray, raster: Raster, name: str) -> np.ndarray:
     if raster.meaning != "RGB":
         raise ValueError(
             f"{name} has {pixels.shape[-3]} channels that are not red, green and blue, "
-            "which grey=True (--grey) would mix: choose one with channel=1 (--channel "
-            "1)."
+            f"which grey=True (--grey) would mix: {CHOOSE}."
         )
     return np.einsum("c,...cyx->...yx", LUMA, pixels).clip(0, 1)
 
@@ -246,7 +260,7 @@ def label_numbers(raster: Raster, name: str) -> Raster:
             f"{name} stores its pixels as {raster.meaning} (its "
             "PhotometricInterpretation): expected labels as a gray image."
         )
-    raster = opaque(raster, name)
+    raster = opaque(raster, name, SAVE)
     if raster.meaning == "RGB" and raster.channel_axis:
         if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
             raise ValueError(

@@ -4,7 +4,9 @@ All commands read by these functions. They give the right array or a ValueError 
 says in one sentence what is in the way and what to do.
 """
 
+import itertools
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,11 +200,18 @@ def read_probabilities(path: str | Path) -> Images:
                 f"{name} is a JPEG, which changes values: save probabilities as TIFF."
             )
     images = _images(loaded, str(path), probabilities=True)
-    pixels = images.pixels
-    if images.colors and isinstance(pixels, np.ndarray):
-        lead = images.axes.replace("C", "")
-        return replace(images, pixels=images.for_channels(1), axes=lead, colors=False)
-    return images
+    if "C" not in images.axes:
+        return images
+    try:
+        pixels = images.for_channels(1)
+    except ValueError:  # whose advice is on images
+        count = np.shape(images.pixels[0])[0]
+        raise ValueError(
+            f"{path} has {count} channels: expected one, the probabilities of cell. "
+            "Save that channel by itself, as a gray image or stack."
+        ) from None
+    lead = images.axes.replace("C", "")
+    return replace(images, pixels=pixels, axes=lead, colors=False)
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -226,7 +235,35 @@ def image_files(folder: str | Path) -> list[Path]:
         raise ValueError(f"{folder} holds no images: expected TIFF or PNG files in it.")
     for file in files:
         _kind(file)
-    return sorted(files, key=lambda file: _natural(file.name))
+    files.sort(key=lambda file: _natural(file.name))
+    if missing := _missing([file.name for file in files]):
+        warnings.warn(
+            f"{folder} has numbered files, and {', '.join(missing)} of them is missing "
+            "or are: what is before and after a gap is read as neighbors.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return files
+
+
+def _missing(names: list[str]) -> list[str]:
+    """The names that a folder's numbering skips, where it is clear that it skips some.
+
+    That is, where the names differ in their last number alone, most numbers between
+    the first and the last are there, and the steps are not all alike.
+    """
+    found = [re.fullmatch(r"(.*?)(\d+)(\D*)", name) for name in names]
+    parts = [one.groups() for one in found if one]
+    if len(parts) < len(names) or len({(a, c) for a, _, c in parts}) > 1:
+        return []
+    numbers = [int(number) for _, number, _ in parts]
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    absent = numbers[-1] - numbers[0] + 1 - len(numbers)
+    if len(steps) < 2 or not 0 < absent < len(numbers):
+        return []
+    before, first, after = parts[0]
+    missing = sorted({*range(numbers[0], numbers[-1])} - {*numbers})
+    return [f"{before}{number:0{len(first)}}{after}" for number in missing]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -291,7 +328,8 @@ def _images(
     for number, name in enumerate(names):
         raster = _numbers.visible(rasters[number], name)
         if channel is None:
-            raster = _numbers.opaque(raster, name)
+            otherwise = _numbers.SAVE if probabilities else _numbers.CHOOSE
+            raster = _numbers.opaque(raster, name, otherwise)
         else:
             raster = _numbers.choose(raster, name, channel)
         rasters[number] = raster

@@ -366,6 +366,7 @@ def _checked(
     if labels.shape != probabilities.shape:
         raise ValueError(
             "Expected labels and probabilities of one shape, got "
-            f"{labels.shape} and {probabilities.shape}."
+            f"{labels.shape} and {probabilities.shape}: compare the same slices, "
+            "cropped alike."
         )
     return check_binary(labels), check_range(probabilities, "probabilities")

@@ -4,14 +4,13 @@ Scores are of all held-out slices of a run pooled, as the challenge takes them. 
 :doc:`results`.
 """
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from unet_lib._files import read_json, read_toml
 from unet_lib.metrics import ERRORS
 
 __all__ = [
@@ -82,7 +81,7 @@ def reported(path: str | Path, name: str = "U-Net") -> dict[str, float]:
         ValueError: for an entry that the file does not have.
         OSError: for a file that cannot be read.
     """
-    sources = tomllib.loads(Path(path).read_text(encoding="utf-8"))["sources"]
+    sources = read_toml(Path(path))["sources"]
     found: dict[str, float] = {}
     for source in sources:
         found |= source["scores"].get(name, {})
@@ -248,7 +247,7 @@ def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
 
 
 def _read(folder: str | Path) -> dict:
-    return json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
+    return read_json(Path(folder) / "scores.json")
 
 
 def _curves(folder: str | Path, versions: int) -> dict[str, dict]:

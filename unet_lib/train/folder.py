@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from unet_lib._files import write_text, written
+from unet_lib._files import read_json, write_text, written
 from unet_lib.config import TrainConfig
 
 # Where it runs and how often one looks do not make it another run.
@@ -122,10 +122,10 @@ def differences(path: Path, fields: dict[str, Any]) -> list[str]:
 
 def _read_fields(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(f"expected an object, got {found!r:.50}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not a run's configuration ({error}). Take another folder."
         ) from error
