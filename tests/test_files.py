@@ -279,7 +279,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path, before):
 
 @pytest.mark.parametrize(
     ("read", "name", "kind"),
-    [(read_json, "a.json", "JSON"), (read_toml, "a.toml", "TOML")],
+    [(read_json, "a.safetensors", "JSON"), (read_toml, "a.json", "TOML")],
 )
 @pytest.mark.parametrize(
     "content",

@@ -553,6 +553,7 @@ def follow(function, name, array):
 EIGHT_BIT = np.random.default_rng(0).integers(1, 256, IMAGE.shape).astype(np.uint8)
 MAP = np.linspace(0, 1, LABEL.size, dtype=np.float32).reshape(LABEL.shape)
 INSTANCES = label_cells(LABEL)
+VOID = np.where(LABEL > 0, 1, NAN)
 SMALL = UNet(base_channels=1, depth=1).eval()
 COLORED = UNet(base_channels=1, depth=1, in_channels=3).eval()
 IGNORED = np.where(np.arange(48) < 9, -1, LABEL.astype(int))
@@ -606,6 +607,7 @@ def seen(images):
         (lambda a: evaluate(a, MAP), "labels", INSTANCES, "labels > 0"),
         (lambda a: evaluate(a, MAP), "labels", IGNORED, "labels > 0"),
         (lambda a: evaluate(a, MAP), "labels", LABEL * 0.8, "labels > 0"),
+        (lambda a: evaluate(a, MAP), "labels", VOID, "labels > 0"),
         (
             lambda a: evaluate(a, MAP),
             "labels",

@@ -87,6 +87,19 @@ def test_other_data_are_refused(state, request):
     run(path, images=IMAGES.astype(np.float64), labels=LABELS.astype(bool))
 
 
+@pytest.mark.parametrize(
+    "name", ["network.safetensors", "checkpoint-previous.safetensors", "history.csv"]
+)
+def test_files_of_nobody_knows_which_run_are_refused(name, tmp_path):
+    (tmp_path / name).write_text("somebody's")
+    (tmp_path / "notes.txt").write_text("in nobody's way")
+    with pytest.raises(ValueError, match=f"holds {name} and no config.json"):
+        folder.claim(tmp_path, {}, {})
+    assert (tmp_path / name).read_text() == "somebody's"
+    (tmp_path / name).unlink()
+    folder.claim(tmp_path, {}, {})
+
+
 def test_a_finished_run_is_returned_as_it_is(whole, monkeypatch):
     path = whole / "metrics.json"
     made = json.loads(path.read_text()) | {"date": "2020-01-31", "torch": "2.6"}

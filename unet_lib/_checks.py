@@ -137,7 +137,9 @@ def check_binary(labels: Any, name: str = "labels") -> np.ndarray:
     if other.size:
         values = np.unique(other)
         advice = f"pass {name} > 0"
-        if len(values) > 1 or not values[0] > 1 or (labels == 1).any():
+        if not np.isfinite(values).all():
+            advice += " to count NaN as membrane, or crop such pixels"
+        elif len(values) > 1 or not values[0] > 1 or (labels == 1).any():
             advice += (
                 f" if every value above 0 is cell, {name} > "
                 f"{0.5 if labels.max() <= 1 else labels.max() // 2} if they are gray "

@@ -138,7 +138,7 @@ def read_json(path: Path) -> Any:
 
     ValueError, with the file's name, for anything else; OSError if it cannot be read.
     """
-    return _parsed(path, json.loads)
+    return _parsed(path, "JSON", json.loads)
 
 
 def read_toml(path: Path) -> Any:
@@ -146,15 +146,16 @@ def read_toml(path: Path) -> Any:
 
     ValueError, with the file's name, for anything else; OSError if it cannot be read.
     """
-    return _parsed(path, lambda content: tomllib.loads(content.decode("utf-8-sig")))
+    return _parsed(
+        path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig"))
+    )
 
 
-def _parsed(path: Path, parse: Callable[[bytes], Any]) -> Any:
+def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
     content = path.read_bytes()
     try:
         return parse(content)
     except (ValueError, RecursionError) as error:
-        kind = path.suffix.lstrip(".").upper() or "text"
         raise ValueError(f"{path} is not valid {kind}: {error}.") from error
 
 

@@ -25,6 +25,8 @@ from unet_lib.config import TrainConfig
 
 # Where it runs and how often one looks do not make it another run.
 FREE = {"device", "watch_at", "save_every"}
+# What a run would write over, or go on from.
+KEPT = ("checkpoint*.safetensors", "history.csv", "metrics.json", "network.safetensors")
 
 
 @contextmanager
@@ -86,6 +88,11 @@ def claim(folder: Path, fields: dict[str, Any], data: dict[str, str]) -> None:
     """
     path = folder / "config.json"
     if not path.exists():
+        if kept := sorted(one.name for name in KEPT for one in folder.glob(name)):
+            raise ValueError(
+                f"{folder} holds {', '.join(kept)} and no config.json, which would say "
+                "of which run they are. Take another folder."
+            )
         write_text(folder / "data.json", json.dumps(data, indent=1) + "\n")
         write_text(path, json.dumps(fields, indent=1) + "\n")
         return
