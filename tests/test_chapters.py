@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from unet_lib import UNet, weights
+from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
 
 
 def kept(name):
-    """Run the cell of the box *Keep this* alone; return what it defines."""
+    """Run the first cell of the box *Keep this* alone; return what it defines."""
     text = (record.BOOK / f"{name}.md").read_text("utf-8")
     (box,) = re.findall(r":class: keep\n(.*?):::\{box-end\}", text, re.DOTALL)
-    (code,) = re.findall(r"```\{code-cell\} ipython3\n(.*?)^```$", box, re.S | re.M)
+    code, *_ = re.findall(r"```\{code-cell\} ipython3\n(.*?)^```$", box, re.S | re.M)
     defined = {}
     exec(compile(code, name, "exec"), defined)
     return defined
@@ -68,3 +69,22 @@ def test_the_map_and_the_loss_to_keep_are_the_librarys(cells):
     torch.testing.assert_close(
         box["weighted_loss"](scores, *pixels), weighted_cross_entropy(scores, *pixels)
     )
+
+
+@pytest.mark.parametrize(("tile", "output", "seed"), [(44, 4, 0), (61, 41, 3)])
+def test_the_tile_to_keep_is_the_samplers(tile, output, seed):
+    random = np.random.default_rng(seed)
+    images = random.random((3, 60, 70), np.float32)  # height and width differ
+    labels = random.integers(0, 2, images.shape)
+    maps = random.random(images.shape, np.float32)
+    stack = images, labels, maps
+    random_tile = kept("augmentation")["random_tile"]
+    sampler = TileSampler(*stack, tile, output, seed=seed)
+    for index in range(4):
+        ours = random_tile(index, *stack, tile, output, seed)
+        theirs = [one.squeeze(0) for one in sampler.batch([index])]
+        torch.testing.assert_close(ours[0], theirs[0][0], rtol=0, atol=1e-3)
+        # In single precision, a position halfway between two pixels may go either way.
+        assert ours[1].dtype == theirs[1].dtype
+        assert (ours[1] != theirs[1]).double().mean() < 0.01
+        torch.testing.assert_close(ours[2], theirs[2], rtol=0, atol=1e-3)
