@@ -1,6 +1,7 @@
 """What the boxes *Keep this* hold runs as it stands and gives the library's numbers."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import record
 import torch
 from torch import nn
 
-from unet_lib import UNet, weights
+from unet_lib import UNet, data, weights
+from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
+from unet_lib.train import TrainConfig, fit
 
 
 def kept(name):
@@ -68,3 +71,28 @@ def test_the_map_and_the_loss_to_keep_are_the_librarys(cells):
     torch.testing.assert_close(
         box["weighted_loss"](scores, *pixels), weighted_cross_entropy(scores, *pixels)
     )
+
+
+def test_the_loop_to_keep_trains_as_fit(monkeypatch):
+    images, labels = data.synthetic_em(slices=30, size=64)
+    stacks = SimpleNamespace(train_images=images, train_labels=labels)
+    monkeypatch.setattr(data, "load_or_stand_in", lambda: stacks)
+    box = kept("training")
+    few = box["images"][:1], box["labels"][:1]
+    network = {"base_channels": 2, "depth": 2, "dropout": 0.0}
+    sampler = TileSampler(*few, weights.weight_map(few[1]), 60, 20)
+    for optimiser in ("sgd", "adam"):
+        torch.manual_seed(0)
+        ours = UNet(**network)
+        made = torch.optim.SGD(ours.parameters(), 1e-3, momentum=0.99)
+        if optimiser == "adam":
+            made = torch.optim.Adam(ours.parameters(), 1e-3)
+        losses = box["train"](ours, sampler, made, steps=4)
+        config = TrainConfig(
+            **network, tile=60, optimiser=optimiser, steps=4, device="cpu"
+        )
+        run = fit(config, *few, progress=False)
+        assert run.history[-1]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        pairs = zip(ours.parameters(), run.network.parameters(), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)

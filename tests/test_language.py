@@ -17,6 +17,7 @@ DONE = ["data", "results", "training"]
 CLEAN = [
     *(f"book/{name}.md" for name in ("index", "data", "glossary", "STYLE")),
     *(f"book/{name}.md" for name in ("results", "deviations")),
+    *(f"book/{name}.md" for name in ("training", "training-faster")),
     *("unet_lib/results/__init__.py", "unet_lib/pretrained.md", "results/README.md"),
     "README.md",
     *(f"unet_lib/{name}.py" for name in ("_files", "_messages", "cli", "config")),
