@@ -1,6 +1,7 @@
 """What the boxes *Keep this* hold runs as it stands and gives the library's numbers."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import record
 import torch
 from torch import nn
 
-from unet_lib import UNet, weights
+from unet_lib import UNet, data, weights
 from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
+from unet_lib.train import TrainConfig, fit
 
 
 def kept(name):
@@ -88,3 +90,28 @@ def test_the_tile_to_keep_is_the_samplers(tile, output, seed):
         assert ours[1].dtype == theirs[1].dtype
         assert (ours[1] != theirs[1]).double().mean() < 0.01
         torch.testing.assert_close(ours[2], theirs[2], rtol=0, atol=1e-3)
+
+
+def test_the_loop_to_keep_trains_as_fit(monkeypatch):
+    images, labels = data.synthetic_em(slices=30, size=64)
+    stacks = SimpleNamespace(train_images=images, train_labels=labels)
+    monkeypatch.setattr(data, "load_or_stand_in", lambda: stacks)
+    box = kept("training")
+    few = box["images"][:1], box["labels"][:1]
+    network = {"base_channels": 2, "depth": 2, "dropout": 0.0}
+    sampler = TileSampler(*few, weights.weight_map(few[1]), 60, 20)
+    for optimiser in ("sgd", "adam"):
+        torch.manual_seed(0)
+        ours = UNet(**network)
+        made = torch.optim.SGD(ours.parameters(), 1e-3, momentum=0.99)
+        if optimiser == "adam":
+            made = torch.optim.Adam(ours.parameters(), 1e-3)
+        losses = box["train"](ours, sampler, made, steps=4)
+        config = TrainConfig(
+            **network, tile=60, optimiser=optimiser, steps=4, device="cpu"
+        )
+        run = fit(config, *few, progress=False)
+        assert run.history[-1]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        pairs = zip(ours.parameters(), run.network.parameters(), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)

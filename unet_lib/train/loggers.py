@@ -2,7 +2,7 @@
 
 The last two are optional (``pip install "unet-lib[tensorboard]"``,
 ``"unet-lib[wandb]"``) and are imported only when a run asks for them. Used in
-:doc:`training`.
+:doc:`training-faster`.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 `torchrun` starts them and tells each its place in the environment. Each takes its
 share of a step's tiles, and PyTorch averages the gradients, so that all take the step
-that one process would take with all the tiles. Used in :doc:`training`.
+that one process would take with all the tiles. Used in :doc:`training-faster`.
 """
 
 import os
