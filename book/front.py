@@ -148,8 +148,10 @@ def cards() -> None:
             if kind in output.get("data", {})
         )
         picture = Image.open(io.BytesIO(base64.b64decode(stored))).convert("RGB")
-        # The left, where panels begin, of what is wider than a card.
-        card = ImageOps.fit(picture, (640, 360), centering=(0.0, 0.5))
+        if picture.width < 1.3 * picture.height:  # whole: a crop would behead the U
+            card = ImageOps.pad(picture, (640, 360), color="white")
+        else:  # the left, where panels begin, of what is wider than a card
+            card = ImageOps.fit(picture, (640, 360), centering=(0.0, 0.5))
         card.save(CARDS / f"{name}.jpg", quality=80, optimize=True)
 
 

@@ -16,6 +16,10 @@ FORMULA = re.compile(
 CODE = re.compile(r'(?<=<span class="pre">)[^<]+')
 JOINT = re.compile(r"(?<!^.)(?<=[._(=/])(?=[^\W\d]|&quot;)")
 
+# An exercise's title comes in parentheses, and a solution's repeats it in its link.
+EXERCISE = re.compile(r'(class="caption-number">Exercise [\d.]+) </span> \((.*)\)</p>')
+SOLUTION = re.compile(r"Solution to(<a [^>]*>) (Exercise [\d.]+) \(.*\)</a>")
+
 # The lines of a long signature: Sphinx makes them a list of definitions of nothing.
 LINES = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
 
@@ -36,6 +40,8 @@ def touch_up(
     )
     body = CODE.sub(lambda word: JOINT.sub("<wbr>", word[0]), body)
     body = LINES.sub(as_lines, body)
+    body = EXERCISE.sub(r"\1.</span> \2</p>", body)
+    body = SOLUTION.sub(r"Solution to \1\2</a>", body)
     # The role that docutils gives to a source is deprecated, and no item of a list.
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
