@@ -19,11 +19,9 @@ CLEAN = [
     *(f"book/{name}.md" for name in ("architecture", "weight-maps")),
     *(f"book/{name}.md" for name in ("augmentation", "results", "deviations")),
     *(f"book/{name}.md" for name in ("training", "training-faster")),
-    *("unet_lib/results/__init__.py", "unet_lib/pretrained.md", "results/README.md"),
-    "README.md",
-    *(f"unet_lib/{name}.py" for name in ("_files", "_messages", "cli", "config")),
-    *("unet_lib/plot/__init__.py", "unet_lib/plot/colours.py"),
-    *("unet_lib/plot/slider.py", "book/_ext/boxes.py"),
+    *("unet_lib/pretrained.md", "results/README.md", "README.md", "CHANGELOG.md"),
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("unet_lib/**/*.py"))),
+    "book/_ext/boxes.py",
 ]
 WORDS = """
     \\bexams?\\b; hang together; \\banew\\b; \\bmend(s|ed|ing)?\\b; \\bwhoever\\b;

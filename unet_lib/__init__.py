@@ -6,7 +6,7 @@ The modules follow the chapters of the book:
 1   `data`                   the stacks, their folds, files of your own
 2   `model`                  the network and its size arithmetic
 3   `weights`, `loss`        the weight map, the weighted cross-entropy
-4   `augment`                deformation, rotation, grey values, the tile sampler
+4   `augment`                deformation, rotation, gray values, the tile sampler
 5   `config`, `train`        what a run is asked to do; `fit`, with checkpoints
 6   `predict`                overlap-tile prediction, test-time augmentation
 7   `metrics`                the challenge's five metrics

@@ -105,7 +105,7 @@ def _network_of(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> U
 def load_pretrained(device: str | torch.device = "cpu") -> UNet:
     """The published network, in evaluation mode and float32.
 
-    It takes slices as `data.load_isbi2012` gives them: one grey channel, float32, 0
+    It takes slices as `data.load_isbi2012` gives them: one gray channel, float32, 0
     to 1, membranes dark, about 4 nm a pixel. Class 1 is *cell*.
 
     Args:

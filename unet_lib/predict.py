@@ -163,7 +163,7 @@ def predict(
             tiles of one pass are on the device at a time, as many as this allows, so
             it bounds the device's memory. A given `tile` is used whatever its size.
         versions: test-time augmentation (TTA): predict this many versions of each
-            slice and average. 1 is no TTA. 7 is the paper's; by our reading its
+            slice and average. 1 means no TTA. 7 is the paper's; by our reading its
             versions are rotated by k/7 of a full circle about the slice's center,
             bilinear there and back. 8, a deviation, are the four quarter turns and
             their mirror images, which need no interpolation.

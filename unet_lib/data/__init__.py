@@ -155,7 +155,7 @@ def synthetic_stacks() -> Stacks:
 def folds(slices: int = 30, k: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split slices into `k` contiguous blocks, each held out once.
 
-    Neighbouring slices look alike, so a random split would test on near copies
+    Neighboring slices look alike, so a random split would test on near copies
     of what it trained on.
 
     Args:

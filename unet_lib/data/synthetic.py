@@ -28,7 +28,7 @@ def synthetic_em(
     Irregular cells drift from slice to slice; their membranes, about 5 px wide in
     the labels as in the real ones, are dark, of varying strength and here and there
     smeared as if cut at a slant; the cytoplasm is grained and holds vesicles and
-    mitochondria, whose membranes are not labelled. Gray values have the mean and
+    mitochondria, whose membranes are not labeled. Gray values have the mean and
     spread of the real training stack. The same arguments give the same stack. Made
     for this project.
 

@@ -147,7 +147,7 @@ def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
 
 
 def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """Pixels of merges and splits that no warping mends, as a fraction of all pixels.
+    """Pixels of merges and splits that no warping removes, as a fraction of all pixels.
 
     Least over the thresholds 0.0, 0.1, ..., 0.9. Whole cells that are missing or
     too many are not counted, so that a proposal without any cell has no error but

@@ -66,7 +66,7 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
         slices: of the training stack, for its `FOLDS` contiguous blocks.
 
     Raises:
-        ValueError: for a file that is no such table, naming the place, and for a
+        ValueError: for a file that is not such a table, naming the place, and for a
             pattern that no name fits.
         OSError: for a file that cannot be read.
     """

@@ -115,7 +115,7 @@ def differences(path: Path, fields: dict[str, Any]) -> list[str]:
     """The fields in which a run's config.json is of another run than `fields` ask.
 
     What the file does not name was not an option yet, and has its default.
-    ValueError for a file that is no run's, or is not there.
+    ValueError for a file that is missing or does not belong to a run.
     """
     wanted = json.loads(json.dumps(fields))
     defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
