@@ -13,6 +13,7 @@ from unet_lib import UNet, data, weights
 from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
+from unet_lib.predict import predict
 from unet_lib.train import TrainConfig, fit
 
 
@@ -115,3 +116,22 @@ def test_the_loop_to_keep_trains_as_fit(monkeypatch):
         pairs = zip(ours.parameters(), run.network.parameters(), strict=True)
         for mine, theirs in pairs:
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (61, 143), (130, 70)])
+def test_the_stitching_to_keep_is_the_librarys(size):
+    box = kept("overlap-tile")
+    torch.manual_seed(0)
+    network = UNet(base_channels=2, depth=2, dropout=0.5)  # left in training mode
+    image = np.random.default_rng(0).random(size, np.float32)
+    tile, border = 92, 20
+
+    def run(part):
+        return box["cell_probability"](network, part)
+
+    ours = box["stitch"](image, run, tile, 52, border)
+    np.testing.assert_allclose(ours, predict(network, image, tile=tile), atol=1e-6)
+    # In one piece: a tile that covers the whole.
+    length = network.input_size(max(size))
+    whole = box["stitch"](image, run, length, 16, border)
+    np.testing.assert_allclose(ours, whole, atol=1e-6)
