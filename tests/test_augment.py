@@ -440,6 +440,86 @@ def test_the_stacks_are_not_changed():
         np.testing.assert_array_equal(array, copy)
 
 
+# Slices of different sizes, with channels, with pixels that are unknown.
+
+
+def different_sizes():
+    small, large = stack(1, 30, 36), stack(1, 61, 72, seed=1)
+    return [[small[n][0], large[n][0]] for n in range(3)]
+
+
+def test_a_tile_of_a_list_is_that_of_its_slice(monkeypatch):
+    """As a stack of one would give it, drawn alike."""
+    images, labels, weights = different_sizes()
+    tiles = sampler(images, labels, weights, seed=3)
+    draws = [tiles.draw(index) for index in range(20)]
+    assert {draw.slice for draw in draws} == {0, 1}
+    together = tiles.batch(range(20))
+    for number, draw in enumerate(draws):
+        n = draw.slice
+        alone = sampler(images[n][None], labels[n][None], weights[n][None])
+        monkeypatch.setattr(alone, "draw", lambda _, d=draw: d._replace(slice=0))
+        for part, same in zip(together, alone.batch([0]), strict=True):
+            torch.testing.assert_close(part[number], same[0], rtol=0, atol=1e-5)
+
+
+def test_pixels_are_drawn_alike_whatever_the_size_of_their_slice():
+    tiles = sampler(*different_sizes())
+    draws = [tiles.draw(index) for index in range(3000)]
+    share = 30 * 36 / (30 * 36 + 61 * 72)
+    assert np.mean([d.slice == 0 for d in draws]) == pytest.approx(share, abs=0.02)
+    for number, size in enumerate([(30, 36), (61, 72)]):
+        centres = np.array([d.centre for d in draws if d.slice == number])
+        assert centres.min(0) == pytest.approx([0, 0], abs=1)
+        assert centres.max(0) == pytest.approx(np.subtract(size, 1), abs=1)
+
+
+def test_a_list_of_one_size_is_a_stack():
+    arrays = stack(3)
+    listed = sampler(*map(list, arrays)).batch(range(5))
+    for part, same in zip(listed, sampler(*arrays).batch(range(5)), strict=True):
+        assert torch.equal(part, same)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_channels_move_together(listed):
+    images, labels, weights = stack(2, 40, 44)
+    colored = np.stack([images, 1 - images, images**2], 1)
+    given = [colored, labels, weights]
+    if listed:
+        given = [[one[0], one[1][..., :33]] for one in given]
+    image, _, _ = sampler(*given, augmentation=Augmentation(contrast=0)).batch(range(4))
+    assert image.shape == (4, 3, 32, 32)
+    for channel in range(3):
+        one = [[c[channel] for c in given[0]], *given[1:]]
+        same, _, _ = sampler(*one, augmentation=Augmentation(contrast=0)).batch(
+            range(4)
+        )
+        torch.testing.assert_close(image[:, channel], same[:, 0], rtol=0, atol=1e-5)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_no_unknown_pixel_gets_weight(seed):
+    """Where the nearest pixel is unknown, though its neighbors weigh a lot."""
+    images, labels, weights = stack(2, 40, 44, seed)
+    unknown = np.random.default_rng(seed).random(labels.shape) < 0.3
+    given = np.where(unknown, -1, labels.astype(np.int8) + 2)
+    moves = Augmentation(deformation=4, mirror=True)
+    tiles = sampler(images, given, weights, augmentation=moves, seed=seed)
+    _, label, weight = tiles.batch(range(4))
+    assert set(label.unique().tolist()) == {0, 2, 3}  # 0 is of no known pixel
+    assert 0.15 < (label == 0).float().mean() < 0.45
+    assert (weight[label == 0] == 0).all()
+    assert (weight[label > 0] >= 1 - 1e-4).all()
+    # The known ones are as they would be without.
+    _, whole, weighed = sampler(
+        images, labels, weights, augmentation=moves, seed=seed
+    ).batch(range(4))
+    assert torch.equal(label[label > 0] - 2, whole[label > 0])
+    assert torch.equal(weight[label > 0], weighed[label > 0])
+
+
 # What is refused by torch; the rest stands in test_refusals.py.
 
 

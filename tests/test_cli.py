@@ -230,6 +230,8 @@ def test_train_refuses_a_wrong_configuration(text, message, tmp_path, capsys):
 
 # Each field of a configuration with a value that is not its default.
 OTHERS = {
+    "in_channels": 3,
+    "num_classes": 4,
     "base_channels": 3,
     "depth": 2,
     "padding": "same",
@@ -255,6 +257,7 @@ OTHERS = {
     "save_every": 9,
     "device": "cpu",
 }
+INSTANCES = {"instances": True}  # by itself: not with more than two classes
 TURNED = {
     "deformation": 3.0,
     "rotation": False,
@@ -293,8 +296,8 @@ def test_options_are_a_configuration(asked, tmp_path):
     assert asked.pop() == (TrainConfig(), Path("run"), ())  # the paper's
     wanted = TrainConfig(**OTHERS, augmentation=Augmentation(**TURNED))
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert {*OTHERS, "augmentation"} == names
-    for kind, given in ((TrainConfig, OTHERS), (Augmentation, TURNED)):
+    assert {*OTHERS, *INSTANCES, "augmentation"} == names
+    for kind, given in ((TrainConfig, OTHERS | INSTANCES), (Augmentation, TURNED)):
         for field in dataclasses.fields(kind):
             assert given.get(field.name, None) != field.default, field.name
     options = [*as_options(OTHERS | TURNED), "--watch", "wandb"]
@@ -306,7 +309,7 @@ def test_options_are_a_configuration(asked, tmp_path):
     # One at a time over a file of the others, and back over a file of the defaults.
     config = tmp_path / "config.json"
     config.write_text(json.dumps(dataclasses.asdict(TrainConfig())))
-    for name, value in (OTHERS | TURNED).items():
+    for name, value in (OTHERS | INSTANCES | TURNED).items():
         arguments = ["train", "run", "--config", str(config)]
         assert cli.main([*arguments, *as_options({name: value})]) == 0
         changed = {name: value}
@@ -326,7 +329,7 @@ def test_every_field_is_explained(capsys):
     assert cli.main(["train", "--help"]) == 0
     text = capsys.readouterr().out.partition("run options")[2]
     text = " " + flat(text)
-    for kind, others in ((TrainConfig, OTHERS), (Augmentation, TURNED)):
+    for kind, others in ((TrainConfig, OTHERS | INSTANCES), (Augmentation, TURNED)):
         said = inspect.getdoc(kind).partition("Args:")[2]
         for field in dataclasses.fields(kind):
             assert re.search(rf"^    {field.name}: \S", said, re.M), field.name

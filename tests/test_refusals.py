@@ -40,7 +40,13 @@ from unet_lib.model import UNet, incoming_nodes, input_size, output_size, valid_
 from unet_lib.networks import save_network
 from unet_lib.predict import predict
 from unet_lib.train import TrainConfig, fit, folder, weighted_cross_entropy
-from unet_lib.weights import border_distances, class_balance, label_cells, weight_map
+from unet_lib.weights import (
+    border_distances,
+    class_balance,
+    label_cells,
+    part,
+    weight_map,
+)
 
 HOUSE = Path(unet_lib.__file__).parent
 TESTS = Path(__file__).parent
@@ -79,11 +85,17 @@ def loss(**changes):
     return weighted_cross_entropy(**given | changes)
 
 
-def run(images=IMAGES, labels=LABELS, **changes):
+UNKNOWN = np.where(np.arange(48) < 9, -1, LABEL.astype(int))
+SIZES = [IMAGE, IMAGE[:40, :44]]  # of different sizes, and their labels
+SIZED = [LABEL, LABEL[:40, :44]]
+NUMBERED = np.arange(1, 5)[:, None, None]
+
+
+def run(images=IMAGES, labels=LABELS, network=None, **changes):
     tile = UNet(base_channels=1, depth=1).input_size(8)
     small = {"base_channels": 1, "depth": 1, "tile": tile, "steps": 1}
     config = TrainConfig(**small | {"device": "cpu"} | changes)
-    return fit(config, images, labels, "run", progress=False)
+    return fit(config, images, labels, "run", progress=False, network=network)
 
 
 def axes():
@@ -101,9 +113,9 @@ def labels_refused(function):
         (lambda: function(np.zeros((0, 4), int)), r"at least one pixel, got \(0, 4\)"),
         (lambda: function(np.zeros((4, 4), np.float32)), "got float32"),
         (lambda: function(np.full((4, 4), NAN)), "got float64"),
-        (lambda: function(np.zeros((4, 4), int) - 1), "from 0 on, got int64 from -1"),
+        (lambda: function(np.zeros((4, 4), int) - 2), "from 0 on.*, got int64 from -2"),
         (lambda: function(np.full((4, 4), 2**40)), "up to 2147483647"),
-        (lambda: function(np.full((4, 4), "cell")), "integers from 0 on, got <U4"),
+        (lambda: function(np.full((4, 4), "cell")), "integers from 0 on.*, got <U4"),
         (lambda: function(GREYS), "single pixels .* look like gray values"),
     ]
 
@@ -211,8 +223,15 @@ REFUSED = [
     (lambda: write_tiff("a.tif", IMAGES, "ZYX", (1, 0, 1)), r"positive .*\(1, 0, 1\)"),
     (lambda: write_tiff("a.tif", IMAGE, "XY"), "axes of YX, .* and 'XY'"),
     # weights
-    *[row for function in (label_cells, weight_map, border_distances)
+    *[row for function in (label_cells, weight_map, border_distances, part)
       for row in labels_refused(function)],
+    (lambda: label_cells(UNKNOWN), "-1 for unknown pixels, .* is taken by fit, Tile"),
+    (lambda: part(LABELS, gap=-1), "a gap as an integer from 0 on, got -1"),
+    (lambda: part(LABELS, gap=0.5), r"a gap as an integer from 0 on, got 0\.5"),
+    (lambda: weight_map([LABEL, LABEL[0, 1:]]), r"one slice, .* got \(47,\)"),
+    (lambda: weight_map(3 * LABEL, num_classes=3), "up to 3: pass num_classes=4"),
+    (lambda: weight_map(LABEL, num_classes=1), "num_classes of at least 2, got 1"),
+    (lambda: class_balance(3 * LABEL, 3), "3 classes, 0 to 2, got labels up to 3"),
     (lambda: label_cells(LABELS), "one slice"),
     (lambda: label_cells(np.zeros((1, 1 << 15), int)), "at most 32767 pixels a side"),
     (lambda: border_distances(LABELS), "one slice"),
@@ -224,7 +243,7 @@ REFUSED = [
     (lambda: border_distances(LABEL, reach=NAN), "a reach from 0 on, got nan"),
     (lambda: class_balance(np.zeros((0, 3), int)), "Expected at least one pixel"),
     (lambda: class_balance(np.full((2, 2), NAN)), "Expected labels of integers"),
-    (lambda: class_balance(np.zeros((4, 4), int) - 1), "integers from 0 on"),
+    (lambda: class_balance(np.zeros((4, 4), int) - 2), "integers from 0 on"),
     # augment
     *[(partial(Augmentation, **{name: value}), f"{name} .* not {value}")
       for name in ("deformation", "contrast", "brightness")
@@ -249,7 +268,14 @@ REFUSED = [
     (lambda: sampler(images=IMAGES * NAN), "images .* NaN"),
     (lambda: sampler(images=LABELS), "images .* got uint8"),
     (lambda: sampler(labels=LABELS.astype(float)), "labels of integers"),
-    (lambda: sampler(labels=LABELS.astype(int) - 1), "from -1"),
+    (lambda: sampler(labels=LABELS.astype(int) - 2), "from -2"),
+    (lambda: sampler(images=SIZES, labels=SIZED[:1], weights=SIZES), "as many slices"),
+    (lambda: sampler(images=SIZES, labels=SIZED, weights=[*SIZES[:1], SIZES[1][1:]]),
+     r"weights of one shape \(height, width\).*\(40, 44\), .*\(39, 44\) number 1"),
+    (lambda: sampler(images=[SIZES[0], 255 * SIZES[1]], labels=SIZED, weights=SIZES),
+     r"Expected images\[1\] from 0 to 1, .* pass images\[1\] / np"),
+    (lambda: sampler(images=[SIZES[0], np.stack([SIZES[1]] * 2)], labels=SIZED,
+                     weights=SIZES), "or images with channels"),
     (lambda: sampler(weights=WEIGHTS * INFINITY), "weights .* infinity"),
     (lambda: sampler(weights=-WEIGHTS), "floats of 0 and above, got float32 from -1"),
     (lambda: sampler(images=IMAGES * 255), r"from 0 to 1, .*float32\(255\)"),
@@ -293,6 +319,9 @@ REFUSED = [
     (lambda: TrainConfig(held_out=(-1,)), r"held_out .* not \(-1,\)"),
     (lambda: TrainConfig(held_out=(1, 1)), "held_out must be distinct"),
     (lambda: TrainConfig(watch_at=("10",)), "watch_at must be integers"),
+    (lambda: TrainConfig(num_classes=1), "num_classes .* from 2 to .*, not 1"),
+    (lambda: TrainConfig(in_channels=0), "in_channels .* from 1 to .*, not 0"),
+    (lambda: TrainConfig(instances=True, num_classes=3), "got num_classes=3: leave"),
     (lambda: TrainConfig(device=0), 'device must be a string such as "cpu", or None'),
     (lambda: TrainConfig(augmentation={}), "must be an Augmentation, not {}"),
     (lambda: TrainConfig.from_dict([1]), r"fields of TrainConfig, got \[1\]"),
@@ -325,11 +354,32 @@ REFUSED = [
     (lambda: run((IMAGES * 255).astype(np.uint8)), "got uint8"),
     (lambda: run(IMAGES.astype(str)), "floats from 0 to 1, got <U32"),
     (lambda: run(labels=LABELS * 255), "pass labels > 0"),
-    (lambda: run(labels=LABELS * 0.5), "0 .membrane. and 1 .cell., got float64"),
+    (lambda: run(labels=LABELS * 0.5), "0 .membrane. and 1 .cell., .*got float64"),
     (lambda: run(labels=np.where(LABELS > 0, 1, NAN)), "with NaN .* such as nan"),
     (lambda: run(depth=2, tile=4, padding="same", batch_norm=True),
      "single pixel on the lowest level"),
-    (lambda: run(labels=LABELS.astype(int) - 1), "from -1 to 0"),
+    (lambda: run(labels=LABELS.astype(int) - 2), r"0 .* 1 .*, or -1 .* from -2 to -1"),
+    (lambda: run(labels=LABELS.astype(int) - 1), "all pixels .* are of class 0"),
+    (lambda: run(labels=0 * LABELS), "nothing to learn: all pixels .* are of class 0"),
+    (lambda: run(labels=1 + 0 * LABELS), "nothing to learn: .* are of class 1"),
+    (lambda: run(labels=0 * LABELS - 1.0), r"nothing to learn: .* are unknown \(-1\)"),
+    (lambda: run(labels=LABEL * NUMBERED), r"instances=True\) if they number cells, "
+     r"num_classes=5 if they number classes, or pass labels > 0"),
+    (lambda: run(labels=LABEL * NUMBERED, num_classes=3),
+     r"labels of 3 classes, .* num_classes=5.*, or instances=True"),
+    (lambda: run(labels=LABELS * 0.5, instances=True), "integers from 0 on, or -1"),
+    (lambda: run(labels=LABELS * 0.5, num_classes=3), "integers from 0 on, or -1"),
+    (lambda: run(SIZES, SIZED[::-1]), r"of one shape \(height, width\).* number 0"),
+    (lambda: run(SIZES, SIZED + SIZED), r"as many slices, got \[2, 4\]"),
+    (lambda: run(np.stack([IMAGES] * 2, 1)), r"2 channel.* TrainConfig\(in_channels=2"),
+    (lambda: run(in_channels=3), r"1 channel.* TrainConfig\(in_channels=1"),
+    (lambda: run(np.stack([IMAGES] * 2, -1), in_channels=2), "moveaxis.one, -1, 0"),
+    (lambda: run(labels=np.where(NUMBERED > 3, -1, LABELS.astype(int)), held_out=(3,)),
+     r"held-out slices \[3\] are -1"),
+    (lambda: run(network=NETWORK), r"has depth=2, .* says depth=1: take .*\(depth=2"),
+    (lambda: run(network=UNet(in_channels=3, num_classes=5, base_channels=1, depth=1)),
+     r"has in_channels=3, num_classes=5, .* says in_channels=1, num_classes=2"),
+    (lambda: run(network=torch.nn.ReLU()), "a UNet, or one in .* got ReLU"),
     (lambda: run(held_out=(4,)), "hold out slices"),
     (lambda: run(held_out=(0, 1, 2, 3)), "leave some to train on"),
     (lambda: run(tile=21), "legal size"),
@@ -591,7 +641,6 @@ INSTANCES = label_cells(LABEL)
 VOID = np.where(LABEL > 0, 1, NAN)
 SMALL = UNet(base_channels=1, depth=1).eval()
 COLORED = UNet(base_channels=1, depth=1, in_channels=3).eval()
-IGNORED = np.where(np.arange(48) < 9, -1, LABEL.astype(int))
 HOLED = np.where(np.arange(48) < 9, NAN, IMAGE)
 THREE = np.stack([EIGHT_BIT] * 3, -1)
 
@@ -640,7 +689,7 @@ def seen(images):
         ),
         (lambda a: evaluate(a, MAP), "labels", LABEL * 255, "labels > 0"),
         (lambda a: evaluate(a, MAP), "labels", INSTANCES, "labels > 0"),
-        (lambda a: evaluate(a, MAP), "labels", IGNORED, "labels > 0"),
+        (lambda a: evaluate(a, MAP), "labels", UNKNOWN, "labels > 0"),
         (lambda a: evaluate(a, MAP), "labels", LABEL * 0.8, "labels > 0"),
         (lambda a: evaluate(a, MAP), "labels", VOID, "labels > 0"),
         (
@@ -651,7 +700,7 @@ def seen(images):
         ),
         (lambda a: evaluate(LABEL, a), "probabilities", MAP * 255, "probabilities / "),
         (weight_map, "labels", LABEL * 0.8, "labels > 0"),
-        (weight_map, "labels", IGNORED, "labels > 0"),
+        (label_cells, "labels", UNKNOWN, "labels > 0"),
         (weight_map, "labels", LABEL * 2**40, "skimage.segmentation.relabel"),
         (weight_map, "labels", GREYS, "labels > 120"),
         (label_cells, "labels", HOLED, "labels > 0"),
@@ -700,7 +749,7 @@ def test_slices_of_different_sizes_are_named():
     with pytest.raises(ValueError, match=r"images .* different sizes: pass them one"):
         predict(SMALL, [IMAGE, IMAGE[1:]])
     with pytest.raises(ValueError, match=r"labels .* different sizes"):
-        weight_map([LABEL, LABEL[1:]])
+        part([LABEL, LABEL[1:]])
 
 
 def test_a_number_for_each_cell_is_not_grey_values():

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.measure import label
-from skimage.segmentation import find_boundaries
+from skimage.segmentation import expand_labels, find_boundaries
 
 from unet_lib.weights import (
     border_distances,
     class_balance,
     label_cells,
+    part,
     weight_map,
 )
 
@@ -245,3 +246,89 @@ def test_zero_and_255_are_binary_too():
 def test_numbered_cells_are_kept():
     cells = np.array([[1, 0, 7, 7], [1, 0, 0, 7]], np.uint16)
     np.testing.assert_array_equal(label_cells(cells), cells)
+
+
+# Cells that touch, classes, pixels that are unknown.
+
+
+def slow_part(labels, gap):
+    """Pixel by pixel, each neighbor of each."""
+    parted = labels.copy()
+    for y, x in np.ndindex(*labels.shape):
+        near = labels[max(y - gap, 0) : y + gap + 1, max(x - gap, 0) : x + gap + 1]
+        if labels[y, x] > 0 and ((near > 0) & (near != labels[y, x])).any():
+            parted[y, x] = 0
+    return parted
+
+
+numbered = arrays(np.int32, shapes, elements=st.sampled_from([-1, 0, 1, 1, 2, 2, 90]))
+
+
+@given(numbered, st.integers(0, 3))
+@settings(max_examples=60)
+def test_parted_cells(labels, gap):
+    before = labels.copy()
+    parted = part(labels, gap)
+    np.testing.assert_array_equal(labels, before)
+    np.testing.assert_array_equal(parted, slow_part(labels, gap))
+    assert parted.dtype == labels.dtype
+    np.testing.assert_array_equal(part(np.stack([labels, parted]), gap)[0], parted)
+
+
+def test_no_two_parted_cells_touch():
+    """Diagonally neither; what is left is of the same cells, and nearly all of them."""
+    cells = expand_labels(voronoi((60, 50), 30, seed=4), 9).astype(np.uint16)
+    parted = part(cells)
+    assert label(parted > 0, connectivity=2).max() >= len(np.unique(parted)) - 1
+    for piece in range(1, label(parted > 0, connectivity=2).max() + 1):
+        assert len(np.unique(parted[label(parted > 0, connectivity=2) == piece])) == 1
+    assert (parted[parted > 0] == cells[parted > 0]).all()
+    assert weight_map(parted)[(cells > 0) & (parted == 0)].min() > 5
+    np.testing.assert_array_equal(part(parted), parted)  # they no longer touch
+    binary = (cells > 0).astype(np.uint8)
+    np.testing.assert_array_equal(part(binary), binary)  # nothing tells cells apart
+
+
+def naive_weights(stack, classes, w0=10.0, sigma=5.0):
+    """Equation 2 where -1 is unknown, of slices of any sizes."""
+    known = np.concatenate([one[one >= 0] for one in stack])
+    found = [c for c in range(classes) if (np.clip(known, 0, classes - 1) == c).any()]
+    maps = []
+    for one in stack:
+        cells = label(one > 0, connectivity=1) if classes > 2 else np.maximum(one, 0)
+        first, second = naive_distances(cells)
+        weights = np.zeros(one.shape)
+        for c in found:
+            share = (np.clip(known, 0, classes - 1) == c).mean()
+            weights[np.clip(one, 0, classes - 1) == c] = 1 / (len(found) * share)
+        term = w0 * np.exp(-((first + second) ** 2) / (2 * sigma**2))
+        weights += np.where(one == 0, term, 0)
+        weights[one == -1] = 0
+        maps.append(weights)
+    return maps
+
+
+@given(
+    arrays(np.int32, (9, 11), elements=st.sampled_from([-1, 0, 0, 1, 2, 3])),
+    arrays(np.int32, shapes, elements=st.sampled_from([-1, 0, 0, 1, 2])),
+    st.sampled_from([2, 4, 6]),
+)
+@settings(max_examples=60)
+def test_classes_unknown_pixels_and_sizes(first, second, classes):
+    """As classes, in which label_cells would see a cell for each; or as cells (2)."""
+    stack = [first, second]
+    expected = naive_weights(stack, classes)
+    for ours, naive in zip(
+        weight_map(stack, num_classes=classes), expected, strict=True
+    ):
+        np.testing.assert_allclose(ours, naive, rtol=1e-5, atol=1e-6)
+    alone = weight_map(first, num_classes=classes)
+    np.testing.assert_allclose(alone, naive_weights([first], classes)[0], rtol=1e-5)
+
+
+def test_balanced_classes():
+    labels = np.repeat([0, 1, 3, -1], [50, 30, 20, 900])
+    weights = class_balance(labels, 5)
+    assert weights == pytest.approx((2 / 3, 10 / 9, 1, 5 / 3, 1))
+    assert class_balance(np.minimum(labels, 1)) == pytest.approx((1, 1))
+    assert class_balance(np.full(4, -1)) == (1, 1)

@@ -12,6 +12,7 @@ import numpy as np
 # From this height and width on, a last axis of 3 or 4 is taken for color: no slice is
 # that many rows high and only 3 or 4 columns wide.
 COLOR_SIDE = 16
+UNKNOWN = -1  # the label of a pixel that is not to be learned
 
 
 def is_whole(value: Any) -> bool:
@@ -55,6 +56,14 @@ def as_array(array: Any, name: str) -> np.ndarray:
         ) from None
 
 
+def as_stack(arrays: Any) -> Any:
+    """One array of anything array-like, or a list of arrays of different sizes."""
+    try:
+        return np.asarray(arrays)
+    except ValueError:
+        return [np.asarray(one) for one in arrays]
+
+
 def check_slices(array: Any, name: str) -> np.ndarray:
     """``(height, width)`` or ``(slices, height, width)``, not empty, not color."""
     array = as_array(array, name)
@@ -65,6 +74,44 @@ def check_slices(array: Any, name: str) -> np.ndarray:
             f"at least one pixel, got {array.shape}."
         )
     return array
+
+
+def check_pairs(**stacks: np.ndarray | list[np.ndarray]) -> None:
+    """Refuse images and what goes with each of their pixels, if they do not match.
+
+    The first are the images, ``(slices, height, width)``, ``(slices, channels, height,
+    width)``, or a list of such slices, which may differ in size; the others are of
+    their shape without channels.
+    """
+    names = ", ".join([*stacks][:-1]) + f" and {[*stacks][-1]}"
+    every: list[Any] = [*stacks.values()]
+    lead, axes, groups = 1, "slices, ", [every]
+    if any(isinstance(one, list) for one in every):
+        lists = [
+            one if isinstance(one, list) else [*np.atleast_1d(one)] for one in every
+        ]
+        if len({len(one) for one in lists}) > 1:
+            raise ValueError(
+                f"Expected {names} of as many slices, got {[*map(len, lists)]}."
+            )
+        lead, axes, groups = 0, "", [list(one) for one in zip(*lists, strict=True)]
+    for number, (images, *others) in enumerate(groups):
+        check_not_color(images, "images" if lead else f"images[{number}]")
+        size = (*images.shape[:lead], *images.shape[-2:])
+        channels = images.shape[lead:-2], groups[0][0].shape[lead:-2]
+        if (
+            images.ndim - lead not in (2, 3)
+            or any(one.shape != size for one in others)
+            or channels[0] != channels[1]
+        ):
+            shapes = ", ".join(str(one.shape) for one in (images, *others))
+            which = f" number {number}" if len(groups) > 1 else ""
+            raise ValueError(
+                f"Expected {names} of one shape ({axes}height, width), or images with "
+                f"channels ({axes}channels, height, width), got {shapes}{which}."
+            )
+        if images.size == 0:
+            raise ValueError(f"Expected at least one pixel, got {images.shape}.")
 
 
 def check_not_color(array: np.ndarray, name: str) -> None:
@@ -108,16 +155,30 @@ def check_images(images: Any, name: str = "images") -> np.ndarray:
     return check_range(images, name)
 
 
-def check_labels(labels: Any, name: str = "labels") -> np.ndarray:
-    """Booleans or integers from 0 on: classes, or the numbers of cells."""
+def check_labels(
+    labels: Any, name: str = "labels", unknown: bool = False
+) -> np.ndarray:
+    """Booleans or integers from 0 on: classes, or the numbers of cells.
+
+    With `unknown`, -1 is allowed too.
+    """
     labels = np.asarray(labels)
     expected, got = f"Expected {name} of integers from 0 on", found(labels)
+    expected += ", or -1 for pixels that are unknown" * unknown
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{expected}, got {got}.")
-    if labels.dtype.kind == "f" or labels.min() < 0:
+    if labels.dtype.kind == "f" or labels.min() < -unknown:
+        elsewhere = (
+            ""
+            if unknown or labels.min() != UNKNOWN
+            else (
+                "; -1 for unknown pixels, which training leaves out, is taken by fit, "
+                "TileSampler and weight_map alone"
+            )
+        )
         raise ValueError(
             f"{expected}, got {got}: pass {name} > 0 if every value above 0 is cell, "
-            "and crop pixels that are not to count."
+            f"and crop pixels that are not to count{elsewhere}."
         )
     if labels.max() > np.iinfo(np.int32).max:
         raise ValueError(
@@ -127,16 +188,30 @@ def check_labels(labels: Any, name: str = "labels") -> np.ndarray:
     return labels
 
 
-def check_binary(labels: Any, name: str = "labels") -> np.ndarray:
-    """1 for cell and 0 for membrane, of any type; uint8 comes back."""
+def check_binary(
+    labels: Any, name: str = "labels", training: bool = False
+) -> np.ndarray:
+    """1 for cell and 0 for membrane, of any type; uint8 comes back.
+
+    For `training` -1 is allowed too, and int8 comes back.
+    """
     labels = np.asarray(labels)
     expected = f"Expected {name} of 0 (membrane) and 1 (cell)"
+    expected += ", or -1 (unknown)" * training
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{expected}, got {found(labels)}.")
-    other = labels[(labels != 0) & (labels != 1)]  # NaN among them
+    known = labels[labels != UNKNOWN] if training else labels
+    other = known[(known != 0) & (known != 1)]  # NaN among them
     if other.size:
         values = np.unique(other)
         advice = f"pass {name} > 0"
+        if training and labels.dtype.kind in "iu" and len(values) > 1:
+            # Those that number cells would be merged where they touch.
+            advice = (
+                "take TrainConfig(instances=True) if they number cells, "
+                f"num_classes={int(labels.max()) + 1} if they number classes, or pass "
+                f"{name} > 0"
+            )
         if not np.isfinite(values).all():
             advice += " to count NaN as membrane, or crop such pixels"
         elif len(values) > 1 or not values[0] > 1 or (labels == 1).any():
@@ -149,7 +224,7 @@ def check_binary(labels: Any, name: str = "labels") -> np.ndarray:
             f"{expected}, got {found(labels)}, {other.size} pixel(s) of {len(values)} "
             f"other value(s) such as {values[len(values) // 2]:g}: {advice}."
         )
-    return labels.astype(np.uint8, copy=False)
+    return labels.astype(np.int8 if training else np.uint8, copy=False)
 
 
 def check_weights(weights: Any, name: str = "weights") -> np.ndarray:

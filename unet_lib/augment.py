@@ -14,9 +14,11 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from unet_lib._checks import (
+    UNKNOWN,
+    as_stack,
     check_images,
     check_labels,
-    check_slices,
+    check_pairs,
     check_weights,
     is_whole,
 )
@@ -164,18 +166,22 @@ class TileSampler:
 
     A tile's center is drawn evenly from the whole slice, and what reaches beyond the
     border is mirrored, so that every pixel is seen equally often; only the outermost
-    ones, which the mirror does not repeat, are seen half as often.
+    ones, which the mirror does not repeat, are seen half as often. For that, a slice is
+    drawn with a probability proportional to its pixels where slices differ in size.
 
     Args:
-        images: ``(slices, height, width)``, float, 0 to 1.
-        labels: the same shape, integer: the class of each pixel.
-        weights: the same shape, float, not negative: `weights.weight_map`.
+        images: ``(slices, height, width)`` or ``(slices, channels, height, width)``,
+            float, 0 to 1; or a list of such slices, which may differ in size.
+        labels: the same shape without channels, integer: the class of each pixel, or
+            -1 where it is unknown. An unknown pixel of a tile is of class 0 and has
+            the weight 0, whatever its neighbors' weights.
+        weights: as `labels`, float, not negative: `weights.weight_map`.
         tile: height and width of the image tiles, as the network takes them.
         output: of the labels and weights: the network's output for `tile`.
         augmentation: an `Augmentation`.
         seed: for a given seed, tile i is always the same, in any order and batch;
             between batches of different sizes up to the rounding of float32.
-        device: that holds the stack and makes the tiles.
+        device: that holds the slices, each once, and makes the tiles.
 
     Example:
         >>> stack = np.zeros((30, 64, 64), np.float32)
@@ -189,24 +195,18 @@ class TileSampler:
 
     def __init__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        weights: np.ndarray,
+        images: np.ndarray | list[np.ndarray],
+        labels: np.ndarray | list[np.ndarray],
+        weights: np.ndarray | list[np.ndarray],
         tile: int,
         output: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         device: str | torch.device = "cpu",
     ):
-        images = check_slices(images, "images")
-        labels, weights = np.asarray(labels), np.asarray(weights)
-        if images.ndim != 3 or not images.shape == labels.shape == weights.shape:
-            raise ValueError(
-                "Expected images, labels and weights of one shape (slices, height, "
-                f"width), got {images.shape}, {labels.shape} and {weights.shape}."
-            )
-        images = check_images(images)
-        labels, weights = check_labels(labels), check_weights(weights)
+        given = {"images": images, "labels": labels, "weights": weights}
+        stacks = {name: as_stack(one) for name, one in given.items()}
+        check_pairs(**stacks)
         whole = all(is_whole(n) for n in (tile, output, seed))
         if not whole or not 0 < output <= tile or (tile - output) % 2 or seed < 0:
             raise ValueError(
@@ -218,27 +218,35 @@ class TileSampler:
         self.augmentation = augmentation or Augmentation()
         self.device = torch.device(device)
         self.basis = _basis(tile).to(self.device)
-        # One map a channel; a class number is exact in float32.
-        self.maps = torch.stack(
-            [
-                torch.from_numpy(np.array(m, np.float32))
-                for m in (images, labels, weights)
-            ],
-            dim=1,
-        ).to(self.device)
+        self.sizes = [one.shape[-2:] for one in stacks["images"]]
+        self.maps: torch.Tensor | list[torch.Tensor]
+        self.shares: np.ndarray | None = None  # of the slices, in what is drawn
+        if isinstance(stacks["images"], list):
+            parts = enumerate(zip(*stacks.values(), strict=True))
+            maps = [_maps(a, b, c, f"[{n}]") for n, (a, b, c) in parts]
+            self.maps = [one.to(self.device) for one in maps]
+            pixels = np.prod(self.sizes, axis=1)
+            self.shares = pixels / pixels.sum()
+        else:
+            self.maps = _maps(*stacks.values()).to(self.device)
 
     def draw(self, index: int) -> Draw:
         """The random numbers of tile `index`, from the seed and the index alone."""
         random = np.random.default_rng([self.seed, index])
         chosen = self.augmentation
-        slices, _, height, width = self.maps.shape
         angle = random.uniform(0, 2 * np.pi) if chosen.rotation else 0.0
         cosine, sine = np.cos(angle), np.sin(angle)
         matrix = np.array([[cosine, -sine], [sine, cosine]])
         if chosen.mirror and random.random() < 0.5:
             matrix[:, 0] *= -1
+        slices = len(self.sizes)
+        if self.shares is None:
+            number = int(random.integers(slices))
+        else:
+            number = int(random.choice(slices, p=self.shares))
+        height, width = self.sizes[number]
         return Draw(
-            slice=int(random.integers(slices)),
+            slice=number,
             centre=random.uniform(0, [height - 1, width - 1]),
             matrix=matrix,
             grid=random.normal(0, 1, (2, 3, 3)) * chosen.deformation,
@@ -252,30 +260,44 @@ class TileSampler:
         """Tiles number `indices`.
 
         Returns:
-            images ``(batch, 1, tile, tile)`` float32, labels ``(batch, output,
+            images ``(batch, channels, tile, tile)`` float32, labels ``(batch, output,
             output)`` int64 and weights of that shape, float32.
         """
         draws = [self.draw(index) for index in indices]
         if not draws:
             raise ValueError("Expected at least one index, got none.")
-        height, width = self.maps.shape[2:]
-        motions = np.array([_motion(draw, (height, width)) for draw in draws])
+        motions = np.array([_motion(one, self.sizes[one.slice]) for one in draws])
         moved = self._on_device(motions.astype(np.float32))
         places = self.basis @ moved @ self.basis.T
-        border = (self.tile - self.output) // 2
-        middle = slice(border, border + self.output)
-        inner = places[:, :, middle, middle]
-
-        maps = self.maps[self._on_device(np.array([draw.slice for draw in draws]))]
-        images = _read(maps[:, :1], places, "bilinear")
-        labels = _read(maps[:, 1:2], inner, "nearest")[:, 0].long()
-        weights = _read(maps[:, 2:], inner, "bilinear")[:, 0]
+        if isinstance(self.maps, list):  # of different sizes, read one by one
+            read = [
+                self._cut(self.maps[one.slice][None], places[number : number + 1])
+                for number, one in enumerate(draws)
+            ]
+            images, labels, weights = map(torch.cat, zip(*read, strict=True))
+        else:
+            numbers = self._on_device(np.array([draw.slice for draw in draws]))
+            images, labels, weights = self._cut(self.maps[numbers], places)
         # c (v - 0.5) + 0.5 + b
         gray = [(d.contrast, 0.5 - 0.5 * d.contrast + d.brightness) for d in draws]
         factor, addend = self._on_device(np.array(gray, np.float32)).T[
             :, :, None, None, None
         ]
         return images.mul_(factor).add_(addend), labels, weights
+
+    def _cut(
+        self, maps: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, labels and weights of tiles, read from a map for each of them."""
+        border = (self.tile - self.output) // 2
+        middle = slice(border, border + self.output)
+        inner = places[:, :, middle, middle]
+        images = _read(maps[:, :-2], places, "bilinear")
+        labels = _read(maps[:, -2:-1], inner, "nearest")[:, 0]
+        weights = _read(maps[:, -1:], inner, "bilinear")[:, 0]
+        # The weights between an unknown pixel and a known one are a mixture of theirs.
+        known = labels != UNKNOWN
+        return images, (labels * known).long(), weights * known
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -284,6 +306,24 @@ class TileSampler:
             return tensor.to(self.device)
         # Copied from pinned memory, the host need not wait for the device.
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def _maps(
+    images: np.ndarray, labels: np.ndarray, weights: np.ndarray, which: str = ""
+) -> torch.Tensor:
+    """Checked slices as ``(..., channels + 2, height, width)``, one map a channel.
+
+    In float32, which holds the number of a class exactly. `which` names a slice of a
+    list in errors.
+    """
+    images = check_images(images, f"images{which}")
+    labels = check_labels(labels, f"labels{which}", unknown=True)
+    weights = check_weights(weights, f"weights{which}")
+    if images.ndim == labels.ndim:
+        images = images[..., None, :, :]
+    maps = images, labels[..., None, :, :], weights[..., None, :, :]
+    joined = np.concatenate([one.astype(np.float32, copy=False) for one in maps], -3)
+    return torch.from_numpy(joined)
 
 
 @lru_cache(maxsize=8)

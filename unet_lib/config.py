@@ -51,6 +51,13 @@ class TrainConfig:
     """One training run. The defaults are the paper's where it gives a value.
 
     Args:
+        in_channels: channels of the images. Paper: 1.
+        num_classes: classes of the labels, background among them. Paper: 2. With more,
+            the border term of the weights is for the background between two connected
+            pieces of whatever classes.
+        instances: the labels number the cells, 0 = background. Cells that touch are
+            parted by a thin gap (`weights.part`), as in the paper, and the network
+            learns cell against background.
         base_channels: channels of the network's first level. Paper: 64.
         depth: how often the contracting path halves the image. Paper: 4.
         padding: of the network's convolutions: "valid" (the paper) or "same" (a
@@ -95,6 +102,9 @@ class TrainConfig:
         device: "cpu", "cuda" or "mps"; None takes the fastest one available.
     """
 
+    in_channels: int = 1
+    num_classes: int = 2
+    instances: bool = False
     base_channels: int = 64
     depth: int = 4
     padding: Literal["valid", "same"] = "valid"
@@ -123,7 +133,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        _check_integers(self, "base_channels depth tile batch steps save_every", 1)
+        counts = "in_channels base_channels depth tile batch steps save_every"
+        _check_integers(self, counts, 1)
+        _check_integers(self, "num_classes", 2)
+        if self.instances and self.num_classes > 2:
+            raise ValueError(
+                "Expected instances=True with num_classes=2, as cells are learned "
+                f"against background, got num_classes={self.num_classes}: leave one of "
+                "them out."
+            )
         _check_integers(self, "seed", 0, most=2**32 - 1)
         _check_reals(self, "learning_rate sigma", 0, above=True)
         _check_reals(self, "w0", 0)

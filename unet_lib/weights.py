@@ -3,12 +3,21 @@
 Built in :doc:`weight-maps`.
 """
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
-from unet_lib._checks import check_labels, check_slices, is_real
+from unet_lib._checks import (
+    UNKNOWN,
+    as_stack,
+    check_labels,
+    check_slices,
+    is_real,
+    is_whole,
+)
 
-__all__ = ["border_distances", "class_balance", "label_cells", "weight_map"]
+__all__ = ["border_distances", "class_balance", "label_cells", "part", "weight_map"]
 
 MEMBRANE = 0
 
@@ -30,44 +39,100 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
     return _numbered(_checked_slice(labels))
 
 
-def class_balance(labels: np.ndarray) -> tuple[float, float]:
-    """The weights w_c of membrane and of cell that balance the classes.
+def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
+    """Part cells that touch by a thin gap of background.
 
-    Each class gets the same total weight, and the mean weight is 1: a class
-    with a fraction f of the pixels has the weight 1/(2f). The paper says that w_c
-    balances the classes, not how; this is our reading. If a class has no pixels,
-    both weights are 1.
+    A pixel of a cell becomes background where another cell lies within `gap` pixels of
+    it, diagonally too: in the square of 2 gap + 1 pixels a side around it. So each of
+    two cells that touch loses a line of `gap` pixels, and cells that are farther apart
+    than `gap` stay as they are. A cell that is nowhere farther than `gap` from another
+    one is lost. The paper puts such a gap between touching cells of the same class,
+    whose width it does not say (section 3); without one, the border term of
+    `weight_map` has no pixels to act on.
 
     Args:
-        labels: any shape; 0 = membrane, above 0 = cell.
+        labels: ``(height, width)`` or ``(slices, height, width)``, integer: a number
+            for each cell, 0 = background, -1 = unknown.
+        gap: pixels that each of two touching cells loses; 0 leaves them as they are.
+
+    Returns:
+        Of the shape and type of `labels`, which is not changed.
+
+    Raises:
+        ValueError: for labels of another shape or type, below -1 or of gray values,
+            and for a gap that is not an integer from 0 on.
+
+    Example:
+        >>> part(np.array([[3, 3, 3, 3, 8, 8, 8]]))
+        array([[3, 3, 3, 0, 0, 8, 8]])
+    """
+    labels = check_slices(labels, "labels")
+    for one in labels if labels.ndim == 3 else [labels]:
+        _checked_slice(one, unknown=True)
+    if not is_whole(gap) or gap < 0:
+        raise ValueError(f"Expected a gap as an integer from 0 on, got {gap!r}.")
+    cells = np.where(labels > 0, labels, 0).astype(np.int32)
+    window = (1,) * (labels.ndim - 2) + (2 * gap + 1,) * 2
+    highest = ndimage.maximum_filter(cells, window)
+    cells[cells == MEMBRANE] = np.iinfo(np.int32).max  # so as not to be the lowest
+    lowest = ndimage.minimum_filter(cells, window)
+    parted = labels.copy()
+    parted[(labels > 0) & (highest != lowest)] = MEMBRANE
+    return parted
+
+
+def class_balance(labels: np.ndarray, num_classes: int = 2) -> tuple[float, ...]:
+    """The weights w_c that balance the classes, those of membrane and of cell.
+
+    Each class gets the same total weight, and the mean weight is 1: of N classes, one
+    with a fraction f of the pixels has the weight 1/(N f). The paper says that w_c
+    balances the classes, not how; this is our reading. A class without pixels has the
+    weight 1, and does not count in N.
+
+    Args:
+        labels: any shape; 0 = membrane, above 0 = cell, or with more than two classes
+            the number of the class; -1 = unknown, which is left out.
+        num_classes: how many classes there are.
     """
     labels = np.asarray(labels)
     if labels.size == 0:
         raise ValueError(f"Expected at least one pixel, got shape {labels.shape}.")
-    return _balance(check_labels(labels))
+    check_labels(labels, unknown=True)
+    return _balance([labels], _checked_classes([labels], num_classes))
 
 
-def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
+def weight_map(
+    labels: np.ndarray | list[np.ndarray],
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    num_classes: int = 2,
+) -> Any:
     """w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)), per pixel.
 
     d1 and d2 are the distances to the nearest and the second nearest cell. The
     second term is added on membrane pixels only: it is there to make the network
     learn the border between two cells, and inside a cell it would only add to
     the cell's weight. w_c is the `class_balance` of all the labels, so pass a whole
-    stack to weight its slices alike.
+    stack to weight its slices alike. A pixel that is unknown has the weight 0.
 
     Args:
-        labels: ``(height, width)`` or ``(slices, height, width)``; binary
-            (1 = cell, 0 = membrane) or with a number for each cell.
+        labels: ``(height, width)`` or ``(slices, height, width)``, or a list of
+            ``(height, width)``, which may differ in size; binary (1 = cell, 0 =
+            membrane) or with a number for each cell; -1 = unknown.
         w0: height of the second term. Paper: 10.
         sigma: its width in pixels. Paper: about 5.
+        num_classes: with more than 2, labels are the numbers of classes, 0 =
+            background; cells are then the 4-connected components of what is above 0,
+            of whatever classes.
 
     Returns:
-        float32 of the shape of `labels`, above 0.
+        float32 of the shape of `labels`, 0 where they are -1 and above 0 elsewhere; for
+        a list, a list.
 
     Raises:
-        ValueError: for labels of another shape or type, below 0, or of gray values,
-            and for a negative w0 or a sigma that is not positive.
+        ValueError: for labels of another shape or type, below -1, of gray values, or
+            not below `num_classes` if that is above 2, and for a negative w0 or a sigma
+            that is not positive.
 
     Example:
         Two cells with one pixel of membrane between them:
@@ -76,20 +141,37 @@ def weight_map(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.n
         >>> weight_map(labels).round(1)
         array([[ 0.6,  0.6,  0.6, 12.7,  0.6,  0.6,  0.6]], dtype=float32)
     """
-    labels = check_slices(labels, "labels")
-    stack = [_checked_slice(one) for one in (labels if labels.ndim == 3 else [labels])]
+    given = as_stack(labels)
+    if isinstance(given, list):
+        slices = given
+    else:
+        given = check_slices(given, "labels")
+        slices = [*given] if given.ndim == 3 else [given]
+    slices = [_checked_slice(one, unknown=True) for one in slices]
     numbers = is_real(w0) and is_real(sigma)
     if not numbers or not (0 <= w0 < np.inf and 0 < sigma < np.inf):
         raise ValueError(f"Expected w0 >= 0 and sigma > 0, got {w0!r} and {sigma!r}.")
-    membrane, cell = _balance(labels)
-    weights = np.where(labels > 0, cell, membrane).astype(np.float32)
+    balance = _balance(slices, _checked_classes(slices, num_classes))
+    weights = [_weigh(one, balance, w0, sigma) for one in slices]
+    if isinstance(given, list):
+        return weights
+    return np.stack(weights).reshape(given.shape)
+
+
+def _weigh(
+    labels: np.ndarray, balance: tuple[float, ...], w0: float, sigma: float
+) -> np.ndarray:
+    """`weight_map` of one slice, by the balance of all."""
+    classes = np.clip(labels, 0, len(balance) - 1)
+    weights = np.array(balance)[classes.astype(np.intp)].astype(np.float32)
     # Farther out the term is below 1e-7 of w0: not worth a search.
     reach = sigma * np.sqrt(2 * np.log(1e7))
-    of_slices = weights.reshape(-1, *labels.shape[-2:])
-    for labels_slice, weights_slice in zip(stack, of_slices, strict=True):
-        nearest, second = _distances(_numbered(labels_slice), reach)
-        term = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
-        weights_slice += np.where(labels_slice > 0, 0, term).astype(np.float32)
+    # Class numbers are not numbers of cells.
+    cells = np.where(labels > 0, labels, 0) if len(balance) == 2 else labels > 0
+    nearest, second = _distances(_numbered(cells), reach)
+    term = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
+    weights += np.where(labels > 0, 0, term).astype(np.float32)
+    weights[labels == UNKNOWN] = 0
     return weights
 
 
@@ -124,12 +206,30 @@ def _numbered(labels: np.ndarray) -> np.ndarray:
     return ndimage.label(labels)[0]
 
 
-def _balance(labels: np.ndarray) -> tuple[float, float]:
+def _balance(slices: list[np.ndarray], num_classes: int) -> tuple[float, ...]:
     """`class_balance` of checked labels."""
-    cell = float(np.mean(labels > 0))
-    if cell in (0.0, 1.0):
-        return 1.0, 1.0
-    return 0.5 / (1 - cell), 0.5 / cell
+    counts = np.zeros(num_classes)
+    for labels in slices:
+        classes = np.clip(labels[labels != UNKNOWN], 0, num_classes - 1)
+        counts += np.bincount(classes.astype(np.intp), minlength=num_classes)
+    present = counts > 0
+    fractions = counts / max(counts.sum(), 1)
+    fractions[0] = 1 - fractions[1:].sum()  # rounded as it was in all recorded runs
+    weights = np.ones(num_classes)
+    weights[present] = 1 / (present.sum() * fractions[present])
+    return tuple(weights.tolist())
+
+
+def _checked_classes(slices: list[np.ndarray], num_classes: int) -> int:
+    if not is_whole(num_classes) or num_classes < 2:
+        raise ValueError(f"Expected num_classes of at least 2, got {num_classes!r}.")
+    highest = max(int(one.max()) for one in slices)
+    if highest >= num_classes > 2:
+        raise ValueError(
+            f"Expected labels of {num_classes} classes, 0 to {num_classes - 1}, got "
+            f"labels up to {highest}: pass num_classes={highest + 1}."
+        )
+    return num_classes
 
 
 def _distances(cells: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +319,7 @@ def _nearest_to_the_left(cells: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def _checked_slice(labels: np.ndarray) -> np.ndarray:
+def _checked_slice(labels: np.ndarray, unknown: bool = False) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0:
         raise ValueError(
@@ -231,7 +331,7 @@ def _checked_slice(labels: np.ndarray) -> np.ndarray:
             f"Expected slices of at most {(1 << 15) - 1} pixels a side, got "
             f"{labels.shape}: cut the slice."
         )
-    check_labels(labels)
+    check_labels(labels, unknown=unknown)
     numbers = np.unique(labels[labels > 0]).size if labels.max() > 127 else 0
     if numbers > 1 and (lonely := _lonely(labels)) > numbers:
         raise ValueError(

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from unet_lib._checks import check_binary, check_images, check_slices
+from unet_lib._checks import as_stack
 from unet_lib._files import write_text
 from unet_lib.augment import TileSampler
 from unet_lib.config import TrainConfig
 from unet_lib.loss import weighted_cross_entropy
-from unet_lib.metrics import Curve, pixel_error
 from unet_lib.model import UNet, check_batch_norm
 from unet_lib.networks import save_network
 from unet_lib.predict import predict
-from unet_lib.train import checkpoint, steps
+from unet_lib.train import checkpoint, examples, steps
 from unet_lib.train import folder as folders
 from unet_lib.train.checkpoint import State
 from unet_lib.train.context import explained, settings
@@ -54,11 +54,12 @@ class Run(NamedTuple):
 
 def fit(
     config: TrainConfig,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | list[np.ndarray],
+    labels: np.ndarray | list[np.ndarray],
     folder: str | Path | None = None,
     progress: bool = True,
     watchers: Iterable[str] = (),
+    network: nn.Module | None = None,
 ) -> Run:
     """Train one network; with a folder, record the run and resume it there.
 
@@ -68,8 +69,12 @@ def fit(
 
     Args:
         config: what to do.
-        images: ``(slices, height, width)``, float, 0 to 1.
-        labels: the same shape, 1 = cell, 0 = membrane.
+        images: ``(slices, height, width)`` or ``(slices, channels, height, width)``,
+            float, 0 to 1; or a list of such slices, which may differ in size.
+        labels: the same shape without channels, integer: 0 = background or membrane, 1
+            = cell, or as the configuration says the number of a class or of a cell. -1
+            = unknown: such pixels are not learned, do not count in the balance of the
+            classes, and are left out of what is scored.
         folder: where config.json, history.csv, checkpoint.safetensors, a
             picture of the first held-out slice for each of `watch_at`, and at
             the end network.safetensors and metrics.json go. A run that was
@@ -77,11 +82,16 @@ def fit(
             returned, and its files stay as they are. None keeps nothing.
         progress: show a bar with the loss, the learning rate and the time left.
         watchers: of ``"tensorboard"`` and ``"wandb"``; see `train.loggers`.
+        network: whose weights to start from, as of `load_pretrained`, instead of
+            random ones; it stays as it is. Its arguments must be those of the
+            configuration, dropout aside.
 
     Raises:
         ValueError: for stacks that do not fit together or are not as said
-            above, held-out slices that do not exist, watchers that are not
-            known, or a folder that holds another run, or one on other data.
+            above, labels of a single class, held-out slices that do not exist or
+            have no known pixel, a network of other arguments, watchers that are not
+            known, or a folder that holds another run, or one on other data or
+            from another network.
         ImportError: for a watcher that is not installed.
         FloatingPointError: when the loss or a held-out probability is no longer
             a number; the last checkpoint is whole.
@@ -96,13 +106,9 @@ def fit(
             f"Expected a TrainConfig, got {type(config).__name__}: "
             "TrainConfig.from_dict makes one of a dictionary."
         )
-    images, labels = _checked(images, labels)
-    held_out, slices = set(config.held_out), set(range(len(images)))
-    if not held_out < slices:
-        raise ValueError(
-            f"Cannot hold out slices {sorted(held_out)} of {len(slices)}: give numbers "
-            "from 0 to the last slice, and leave some to train on."
-        )
+    images, labels = examples.checked(config, images, labels)
+    examples.check_held_out(config.held_out, labels)
+    start = None if network is None else steps.start_of(config, network)
     folder = None if folder is None else Path(folder)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the run a folder, new or its own.")
@@ -115,7 +121,7 @@ def fit(
             tile, share = (config.tile, config.tile), config.batch // processes.count
             check_batch_norm(share, tile, config.depth, config.padding)
         with settings(config, device), explained(config, device, folder):
-            job = _Job(config, images, labels, folder, processes)
+            job = _Job(config, images, labels, start, folder, processes)
             run = _fit(job, progress, watchers)
         failed = False
         return run
@@ -128,8 +134,9 @@ class _Job:
     """What stays the same all through a run."""
 
     config: TrainConfig
-    images: np.ndarray
-    labels: np.ndarray
+    images: list[np.ndarray]
+    labels: list[np.ndarray]
+    start: dict[str, torch.Tensor] | None
     folder: Path | None
     processes: Processes
     watching: list[Watcher] = field(default_factory=list)
@@ -139,17 +146,25 @@ class _Job:
         """The folder, where this process writes to it."""
         return self.folder if self.processes.first else None
 
+    @property
+    def metric(self) -> str:
+        """What is scored of held-out slices, in the history."""
+        return "pixel_error" if self.config.num_classes == 2 else "mean_dice"
+
+    def write_history(self, state: State) -> None:
+        assert self.output is not None
+        folders.write_history(self.output / "history.csv", state.history, self.metric)
+
 
 def _fit(job: _Job, progress: bool, watchers: tuple[str, ...]) -> Run:
     """A run from its beginning, or its last checkpoint, to its record."""
     config, processes = job.config, job.processes
     with ExitStack() as ends:
-        state = steps.begin(config, processes.device)
+        state = steps.begin(config, processes.device, job.start)
         training = [z for z in range(len(job.images)) if z not in config.held_out]
-        sampler = steps.build_sampler(
-            config, job.images[training], job.labels[training], processes.device
-        )
-        data = folders.fingerprint(job.images, job.labels)
+        images, labels = ([of[z] for z in training] for of in (job.images, job.labels))
+        sampler = steps.build_sampler(config, images, labels, processes.device)
+        data = folders.fingerprint(job.images, job.labels, job.start)
         if job.output is not None:
             ends.enter_context(folders.held(job.output))
             folders.claim(job.output, dataclasses.asdict(config), data)
@@ -163,7 +178,7 @@ def _fit(job: _Job, progress: bool, watchers: tuple[str, ...]) -> Run:
             _train(job, state, sampler)
         metrics = {"steps": state.step, "seconds": state.history[-1]["seconds"]}
         if config.held_out and processes.first:
-            metrics |= _scores(config, _evaluate(job, state)[1])
+            metrics |= {"held_out": list(config.held_out)} | _evaluate(job, state)[1]
         if job.output is not None:
             _record(job, state, metrics | {"data": data}, again=not trains)
     return Run(state.trained.eval(), state.history, metrics)
@@ -220,45 +235,44 @@ def _train(job: _Job, state: State, sampler: TileSampler) -> None:
         row: dict[str, Any] = {"step": state.step, "seconds": 0.0, "loss": loss}
         row["learning_rate"] = config.rate(state.step - 1)
         if watch and processes.first:
-            row["pixel_error"] = _watch(job, state)
+            row[job.metric] = _watch(job, state)
         row["seconds"] = time.perf_counter() - started
         state.history.append(row)
         for watcher in job.watching:
             watcher.row(row)
         if save and job.output is not None:
             checkpoint.save_checkpoint(job.output, state)
-            folders.write_history(job.output / "history.csv", state.history)
+            job.write_history(state)
 
 
 def _watch(job: _Job, state: State) -> float:
-    """Look at the held-out slices in the midst of a run; their pixel error."""
-    probabilities, curve = _evaluate(job, state)
+    """Look at the held-out slices in the midst of a run; what is scored of them."""
+    probabilities, scores = _evaluate(job, state)
     state.network.train()  # prediction has switched dropout off
+    first = probabilities[0]
+    if first.ndim == 3:  # of more than two classes: that it is not background
+        first = 1 - first[0]
     if job.output is not None:
         picture = job.output / "watched" / f"step-{state.step:06d}.png"
-        folders.write_picture(picture, probabilities[0])
+        folders.write_picture(picture, first)
     for watcher in job.watching:
-        watcher.picture(state.step, probabilities[0])
-    return curve.value
+        watcher.picture(state.step, first)
+    return scores[job.metric]
 
 
-def _evaluate(job: _Job, state: State) -> tuple[np.ndarray, Curve]:
-    """Probabilities of the held-out slices and their pixel error."""
-    held_out = list(job.config.held_out)
-    probabilities = predict(state.trained, job.images[held_out])
-    if not np.isfinite(probabilities).all():
+def _evaluate(job: _Job, state: State) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Probabilities of the held-out slices and what is scored of them."""
+    images, labels = (
+        [of[z] for z in job.config.held_out] for of in (job.images, job.labels)
+    )
+    stack = as_stack(images)
+    if isinstance(stack, list):  # of different sizes
+        found = [predict(state.trained, one) for one in stack]
+    else:
+        found = [*predict(state.trained, stack)]
+    if not all(np.isfinite(one).all() for one in found):
         raise _diverged("The network's output is not a number", state.step, job.config)
-    return probabilities, pixel_error(job.labels[held_out], probabilities)
-
-
-def _scores(config: TrainConfig, curve: Curve) -> dict[str, Any]:
-    return {
-        "held_out": list(config.held_out),
-        "pixel_error": curve.value,
-        "threshold": curve.threshold,
-        "thresholds": curve.thresholds.tolist(),
-        "pixel_errors": curve.values.tolist(),
-    }
+    return found, examples.score(job.config, labels, found)
 
 
 def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> None:
@@ -268,21 +282,11 @@ def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> No
     if again and all(path.exists() for path in files):
         return
     # Once more: a run may have been stopped between its checkpoint and this.
-    folders.write_history(job.output / "history.csv", state.history)
+    job.write_history(state)
     save_network(state.trained, files[0])
     record = metrics | folders.circumstances(job.processes.device)
     record["processes"] = job.processes.count
     write_text(files[1], json.dumps(record, indent=1) + "\n")
-
-
-def _checked(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = check_slices(images, "images"), np.asarray(labels)
-    if images.shape != labels.shape or images.ndim != 3:
-        raise ValueError(
-            "Expected images and labels of one shape (slices, height, width), got "
-            f"{images.shape} and {labels.shape}."
-        )
-    return check_images(images), check_binary(labels)
 
 
 def _diverged(what: str, step: int, config: TrainConfig) -> FloatingPointError:

@@ -65,13 +65,32 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def fingerprint(images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
-    """SHA-256 of what a run is trained on, however its numbers are stored."""
+def fingerprint(
+    images: np.ndarray | list[np.ndarray],
+    labels: np.ndarray | list[np.ndarray],
+    start: dict[str, torch.Tensor] | None = None,
+) -> dict[str, str]:
+    """SHA-256 of what a run is trained on, however its numbers are stored.
+
+    And of the weights that it starts from, if they are given.
+    """
+    small = all(one.dtype == np.uint8 for one in labels)
+    stacks = {"images": (images, "<f4"), "labels": (labels, "u1" if small else "<i4")}
     found = {}
-    for name, array, dtype in (("images", images, "<f4"), ("labels", labels, "u1")):
-        hashed = hashlib.sha256(str(array.shape).encode())
-        hashed.update(np.ascontiguousarray(array, dtype).data)
+    for name, (slices, dtype) in stacks.items():
+        shapes = [one.shape for one in slices]
+        alike = len(set(shapes)) == 1
+        whole: Any = (len(shapes), *shapes[0]) if alike else shapes
+        hashed = hashlib.sha256(str(whole).encode())
+        for one in slices:
+            hashed.update(np.ascontiguousarray(one, dtype).data)
         found[name] = hashed.hexdigest()
+    if start is not None:
+        hashed = hashlib.sha256()
+        for name, tensor in sorted(start.items()):
+            hashed.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            hashed.update(tensor.contiguous().numpy().data)
+        found["start_weights"] = hashed.hexdigest()
     return found
 
 
@@ -104,10 +123,12 @@ def claim(folder: Path, fields: dict[str, Any], data: dict[str, str]) -> None:
     if not (folder / "data.json").exists():  # a run of version 0.1
         return
     found = _read_fields(folder / "data.json")
-    if unlike := sorted(name for name in data if found.get(name) != data[name]):
+    names = {*data, *found}
+    if unlike := sorted(name for name in names if found.get(name) != data.get(name)):
+        other = " and ".join(unlike).replace("_", " ")
         raise ValueError(
-            f"{folder} holds a run on other {' and '.join(unlike)}. Take another "
-            "folder, or the same data to go on with that run."
+            f"{folder} holds a run on other {other}. Take another folder, or the same "
+            "data and network to go on with that run."
         )
 
 
@@ -139,9 +160,11 @@ def _read_fields(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+def write_history(
+    path: Path, history: list[dict[str, Any]], metric: str = "pixel_error"
+) -> None:
     """Write a run's history as a table, a row each time something was logged."""
-    columns = ["step", "seconds", "loss", "learning_rate", "pixel_error"]
+    columns = ["step", "seconds", "loss", "learning_rate", metric]
     rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
     write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
 

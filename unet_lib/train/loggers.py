@@ -53,9 +53,9 @@ class Bar(Watcher):
     def row(self, row: dict[str, Any]) -> None:
         loss, rate = row["loss"], row["learning_rate"]
         self.bar.set_postfix_str(f"loss {loss:.3f}, learning rate {rate:.1e}")
-        if "pixel_error" in row:
-            error = row["pixel_error"]
-            self.bar.write(f"step {row['step']}: held-out pixel error {error:.4f}")
+        for name in {"pixel_error", "mean_dice"} & {*row}:
+            said = f"held-out {name.replace('_', ' ')} {row[name]:.4f}"
+            self.bar.write(f"step {row['step']}: {said}")
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()

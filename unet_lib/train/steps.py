@@ -15,23 +15,48 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from unet_lib.augment import TileSampler
 from unet_lib.config import TrainConfig
 from unet_lib.loss import weighted_cross_entropy
-from unet_lib.model import UNet, move_to, output_size
+from unet_lib.model import UNet, move_to, output_size, unwrapped
+from unet_lib.train import examples
 from unet_lib.train.checkpoint import State
-from unet_lib.weights import weight_map
 
 __all__ = ["build_network", "build_optimiser", "build_sampler", "train_step"]
+
+ARGUMENTS = (  # of a network that are fields of a configuration
+    "in_channels",
+    "num_classes",
+    "base_channels",
+    "depth",
+    "padding",
+    "dropout",
+    "batch_norm",
+)
 
 
 def build_network(config: TrainConfig, device: str | torch.device = "cpu") -> UNet:
     """The network of a run, its weights drawn from PyTorch's random numbers."""
-    network = UNet(
-        base_channels=config.base_channels,
-        depth=config.depth,
-        padding=config.padding,
-        dropout=config.dropout,
-        batch_norm=config.batch_norm,
-    )
-    return move_to(network, device)
+    return move_to(UNet(**{name: getattr(config, name) for name in ARGUMENTS}), device)
+
+
+def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the weights of a network to start a run from, in float32.
+
+    Raises:
+        ValueError: for a network that is not as the configuration says.
+    """
+    network = unwrapped(network)
+    given = {name: network.arguments[name] for name in ARGUMENTS if name != "dropout"}
+    asked = {name: getattr(config, name) for name in given}
+    if unlike := [name for name in given if given[name] != asked[name]]:
+        theirs = ", ".join(f"{name}={given[name]!r}" for name in unlike)
+        ours = ", ".join(f"{name}={asked[name]!r}" for name in unlike)
+        raise ValueError(
+            f"The network to start from has {theirs}, and the configuration says "
+            f"{ours}: take TrainConfig({theirs}), or another network."
+        )
+    return {
+        name: (one.float() if one.is_floating_point() else one).cpu().clone()
+        for name, one in network.state_dict().items()
+    }
 
 
 def build_optimiser(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
@@ -45,25 +70,26 @@ def build_optimiser(config: TrainConfig, network: nn.Module) -> torch.optim.Opti
 
 def build_sampler(
     config: TrainConfig,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | list[np.ndarray],
+    labels: np.ndarray | list[np.ndarray],
     device: str | torch.device = "cpu",
 ) -> TileSampler:
     """The tiles of a run, with their weights, from the slices it trains on.
 
     Args:
         config: of the run.
-        images: ``(slices, height, width)``, float, 0 to 1: the training slices.
-        labels: the same shape, 1 = cell, 0 = membrane.
+        images: of the slices to train on, as `fit` takes them.
+        labels: of these slices.
         device: where the tiles are made.
+
+    Raises:
+        ValueError: where all pixels are of one class.
     """
-    if config.weighting == "none":
-        weights = np.ones(labels.shape, np.float32)
-    else:
-        weights = weight_map(labels, config.w0, config.sigma)
+    classes, weights = examples.targets(config, [*labels])
+    examples.check_something_to_learn(classes)
     return TileSampler(
         images,
-        labels,
+        classes,
         weights,
         config.tile,
         output_size(config.tile, config.depth, config.padding),
@@ -91,10 +117,16 @@ def seed_step(
     seed_all(config.seed * 1_000_003 + step + rank * 10**12, device)
 
 
-def begin(config: TrainConfig, device: torch.device) -> State:
-    """The state of a run before its first step."""
+def begin(
+    config: TrainConfig,
+    device: torch.device,
+    start: dict[str, torch.Tensor] | None = None,
+) -> State:
+    """The state of a run before its first step, with the weights to start from."""
     seed_all(config.seed, device)
     network = build_network(config, device)
+    if start is not None:
+        network.load_state_dict(start)
     return State(
         network,
         copy.deepcopy(network).eval() if config.average else None,

@@ -1,0 +1,175 @@
+"""What a run learns from: its images and labels, checked, and what they become.
+
+Used in :doc:`training`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unet_lib._checks import (
+    UNKNOWN,
+    as_stack,
+    check_binary,
+    check_images,
+    check_labels,
+    check_pairs,
+    found,
+)
+from unet_lib.config import TrainConfig
+from unet_lib.metrics import pixel_error
+from unet_lib.weights import part, weight_map
+
+Slices = list[np.ndarray]
+
+
+def checked(config: TrainConfig, images: Any, labels: Any) -> tuple[Slices, Slices]:
+    """Images and labels as `fit` takes them, slice by slice, or a ValueError.
+
+    Images come back with channels where there are several, labels as uint8 if that
+    holds them all, else as int32.
+    """
+    images, labels = as_stack(images), as_stack(labels)
+    _check_channels_first(config.in_channels, images)
+    check_pairs(images=images, labels=labels)
+    images = _each(check_images, images, "images")
+    channels = images[0].shape[0] if images[0].ndim == 3 else 1
+    if channels != config.in_channels:
+        raise ValueError(
+            f"The images have {channels} channel(s), and the configuration says "
+            f"in_channels={config.in_channels}: take TrainConfig(in_channels="
+            f"{channels})."
+        )
+    if channels == 1:
+        images = [one.reshape(one.shape[-2:]) for one in images]
+    labels = _each(lambda *given: _check_labels(config, *given), labels, "labels")
+    small = all(0 <= one.min() <= one.max() <= 255 for one in labels)
+    kind = np.uint8 if small else np.int32
+    return images, [one.astype(kind, copy=False) for one in labels]
+
+
+def _each(
+    check: Callable[[np.ndarray, str], np.ndarray],
+    stack: np.ndarray | Slices,
+    name: str,
+) -> Slices:
+    """Check a stack as a whole, a list of slices one by one."""
+    if isinstance(stack, list):
+        return [check(one, f"{name}[{n}]") for n, one in enumerate(stack)]
+    return [*check(stack, name)]
+
+
+def _check_channels_first(channels: int, images: np.ndarray | Slices) -> None:
+    axes, slices = (3, images) if isinstance(images, list) else (4, [images])
+    for one in slices:
+        last = one.ndim == axes and one.shape[-1] == channels != one.shape[-3]
+        if last and channels > 1:
+            raise ValueError(
+                f"Expected images of shape (slices, {channels}, height, width), or a "
+                f"list of ({channels}, height, width), got the channels last, "
+                f"{one.shape}: pass [np.moveaxis(one, -1, 0) for one in images]."
+            )
+
+
+def _check_labels(config: TrainConfig, labels: np.ndarray, name: str) -> np.ndarray:
+    if config.instances:
+        return check_labels(labels, name, unknown=True)
+    if config.num_classes == 2:
+        return check_binary(labels, name, training=True)
+    labels = check_labels(labels, name, unknown=True)
+    if labels.max() >= config.num_classes:
+        raise ValueError(
+            f"Expected {name} of {config.num_classes} classes, from 0 to "
+            f"{config.num_classes - 1}, or -1 (unknown), got {found(labels)}: take "
+            f"TrainConfig(num_classes={int(labels.max()) + 1}), or instances=True, "
+            "without num_classes, if they number cells."
+        )
+    return labels
+
+
+def check_held_out(numbers: tuple[int, ...], labels: Slices) -> None:
+    """ValueError for held-out slices that are not there, or of which nothing is known.
+
+    And where none is left to train on.
+    """
+    held_out, slices = set(numbers), set(range(len(labels)))
+    if not held_out < slices:
+        raise ValueError(
+            f"Cannot hold out slices {sorted(held_out)} of {len(slices)}: give numbers "
+            "from 0 to the last slice, and leave some to train on."
+        )
+    if held_out and all((labels[z] == UNKNOWN).all() for z in held_out):
+        raise ValueError(
+            f"All labels of the held-out slices {sorted(held_out)} are -1, unknown: "
+            "hold out slices with labels, by which they can be scored."
+        )
+
+
+def targets(config: TrainConfig, labels: Slices) -> tuple[Slices, Slices]:
+    """The class of each pixel, -1 where it is unknown, and its weight in the loss.
+
+    Of instances the class is 1 in a cell, less the gaps that part cells. The classes
+    are balanced over all the slices.
+    """
+    if config.instances:
+        labels = [part(one) for one in labels]
+    if config.weighting == "none":
+        weights = [(one != UNKNOWN).astype(np.float32) for one in labels]
+    else:
+        weights = [*weight_map(labels, config.w0, config.sigma, config.num_classes)]
+    classes = [np.sign(one) for one in labels] if config.instances else labels
+    return classes, weights
+
+
+def check_something_to_learn(classes: Slices) -> None:
+    """ValueError where all pixels that are known are of one class."""
+    known = [one[one != UNKNOWN] for one in classes]
+    values = {int(v) for one in known if one.size for v in (one.min(), one.max())}
+    if len(values) < 2:
+        what = f"of class {values.pop()}" if values else "unknown (-1)"
+        raise ValueError(
+            f"There is nothing to learn: all pixels of the slices to train on are "
+            f"{what}. Expected labels of background (0) and of cells or other classes "
+            "(above 0); check that the files hold them and were read as labels."
+        )
+
+
+def score(config: TrainConfig, labels: Slices, predicted: Slices) -> dict[str, Any]:
+    """How well held-out slices are predicted; unknown pixels are left out.
+
+    Of two classes the pixel error with its curve; of more the Dice coefficient of each
+    class over all the slices, where the class of highest probability is the predicted
+    one, and their mean over the classes above 0 that occur.
+
+    Args:
+        config: of the run.
+        labels: as `checked` returns them.
+        predicted: of each slice, as `predict` returns them.
+    """
+    known = [one != UNKNOWN for one in labels]
+
+    def joined(slices: Slices) -> np.ndarray:
+        pairs = zip(slices, known, strict=True)
+        return np.concatenate([one[where] for one, where in pairs])
+
+    if config.instances:
+        labels = [(part(one) > 0).astype(np.uint8) for one in labels]
+    truth = joined(labels)
+    if config.num_classes == 2:
+        curve = pixel_error(truth[None], joined(predicted)[None])
+        return {
+            "pixel_error": curve.value,
+            "threshold": curve.threshold,
+            "thresholds": curve.thresholds.tolist(),
+            "pixel_errors": curve.values.tolist(),
+        }
+    chosen = joined([one.argmax(axis=0) for one in predicted])
+    dice: list[float | None] = []
+    for number in range(config.num_classes):
+        ours, theirs = chosen == number, truth == number
+        total = np.count_nonzero(ours) + np.count_nonzero(theirs)
+        both = np.count_nonzero(ours & theirs)
+        dice.append(2 * both / total if total else None)
+    occurring = [one for one in dice[1:] if one is not None]
+    return {"mean_dice": float(np.mean(occurring or [0.0])), "dice": dice}
