@@ -7,7 +7,8 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from unet_lib.cells import UNKNOWN, find_cells
+from unet_lib._checks import UNKNOWN
+from unet_lib.cells import find_cells
 from unet_lib.data import DataError, dic_hela, load_dic_hela, synthetic_cells
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from unet_lib._checks import (
+    UNKNOWN,
     as_array,
     check_labels,
     check_range,
@@ -24,14 +25,12 @@ from unet_lib._checks import (
 
 __all__ = [
     "SCORES",
-    "UNKNOWN",
     "CellScores",
     "find_cells",
     "measure_cells",
     "score_cells",
 ]
 
-UNKNOWN = -1  # in reference labels: cell or background, nobody has said
 SCORES = ("seg", "iou", "dice", "ap50", "f1")  # 1 is best
 COUNTS = ("both", "either", "true", "false", "missed", "merges", "splits")
 # What `measure_cells` takes from scikit-image, and what it calls it.
@@ -268,9 +267,9 @@ def score_cells(reference: ArrayLike, found: ArrayLike) -> CellScores:
         (0.375, 0.5)
     """
     reference = check_slices(reference, "reference")
+    reference = check_labels(reference, "reference", unknown=True)
     unknown = reference == UNKNOWN
-    # The others are checked as labels.
-    cells = check_labels(np.where(unknown, 0, reference), "reference")
+    cells = np.where(unknown, 0, reference)
     found = as_array(found, "found")
     if found.shape != reference.shape:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Runs on the HeLa cells: which frames they hold out, and how their cells are scored.
 
-A table with a part ``[cells]`` is about them. That part says how frames are prepared and
-how cells are found in a network's probabilities, the same for all of its runs.
+A table with a part ``[cells]`` is about them. That part says how frames are prepared
+and how cells are found in a network's probabilities, the same for all of its runs.
 """
 
 from dataclasses import asdict, dataclass, fields
