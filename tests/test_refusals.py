@@ -366,7 +366,7 @@ REFUSED = [
     (lambda: run(labels=LABEL * NUMBERED), r"instances=True\) if they number cells, "
      r"num_classes=5 if they number classes, or pass labels > 0"),
     (lambda: run(labels=LABEL * NUMBERED, num_classes=3),
-     r"labels of 3 classes, .* num_classes=5.*, or instances=True"),
+     r"labels of 3 classes, .*num_classes=5.*, or instances=True"),
     (lambda: run(labels=LABELS * 0.5, instances=True), "integers from 0 on, or -1"),
     (lambda: run(labels=LABELS * 0.5, num_classes=3), "integers from 0 on, or -1"),
     (lambda: run(SIZES, SIZED[::-1]), r"of one shape \(height, width\).* number 0"),
