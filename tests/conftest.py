@@ -83,3 +83,13 @@ def isbi2012():
     from unet_lib import data
 
     return data.load_isbi2012(os.environ["UNET_BOOK_DATA"])
+
+
+@pytest.fixture(scope="session")
+def hela():
+    """The frames of HeLa cells, where UNET_BOOK_HELA names their folder."""
+    if not os.environ.get("UNET_BOOK_HELA"):
+        pytest.skip("UNET_BOOK_HELA names no folder with the frames of HeLa cells")
+    from unet_lib import data
+
+    return data.load_dic_hela()

@@ -29,7 +29,9 @@ from unet_lib.augment import (
     displacement_field,
     resample,
 )
-from unet_lib.data import Stacks, export_slices, folds, load_isbi2012
+from unet_lib.cells import find_cells, measure_cells, score_cells
+from unet_lib.data import Stacks, export_slices, folds, load_dic_hela, load_isbi2012
+from unet_lib.data.dic_hela import synthetic_cells
 from unet_lib.data.isbi2012 import read_folder
 from unet_lib.data.synthetic import synthetic_em
 from unet_lib.data.tiff import write_tiff
@@ -144,6 +146,37 @@ REFUSED = [
     (lambda: stacks(train_labels=LABELS - 1.0), "0 .* and 1 .*, got float64 from -1"),
     (lambda: stacks(test_labels=LABELS.astype(int) - 1), "test_labels .* from -1 to 0"),
     (lambda: stacks(test_labels=LABELS.astype(str)), "test_labels .* got <U"),
+    (lambda: load_dic_hela("nowhere"), r"no readable images of sequence 01 .*t002"),
+    (lambda: synthetic_cells(0, 64), "slices >= 1 and size >= 64"),
+    (lambda: synthetic_cells(2, 63), "slices >= 1 and size >= 64"),
+    (lambda: synthetic_cells(2.5, 64), r"needs integers .* slices=2\.5"),
+    (lambda: synthetic_cells(2, 64, -1), "a seed >= 0; got .* seed=-1"),
+    # cells
+    (lambda: find_cells(np.zeros(4)), r"probabilities of shape .* got \(4,\)"),
+    (lambda: find_cells(IMAGES[:0]), r"at least one pixel, got \(0, 48, 48\)"),
+    (lambda: find_cells(np.zeros((20, 20, 3))), "looks like color"),
+    (lambda: find_cells([IMAGE, IMAGE[1:]]), "of different sizes"),
+    (lambda: find_cells(IMAGE * 255), r"from 0 to 1, .*float32\(255\)"),
+    (lambda: find_cells(IMAGE * NAN), "from 0 to 1, got float32 with NaN"),
+    *[(partial(find_cells, IMAGE, threshold), "threshold from 0 to 1, got")
+      for threshold in (-0.1, 1.5, NAN, "0.5", None)],
+    *[(partial(find_cells, IMAGE, watershed=h), "pixels above 0, got .*: pass None")
+      for h in (0, -1, NAN, INFINITY, "2")],
+    *[(partial(find_cells, IMAGE, smallest=n), "smallest .* from 0 on, got")
+      for n in (-1, 2.5, None)],
+    (lambda: measure_cells(np.zeros(4, int)), r"labels of shape .* got \(4,\)"),
+    (lambda: measure_cells(IMAGE), "integers from 0 on, got float32"),
+    (lambda: measure_cells(LABEL.astype(int) - 1), "from 0 on, got int64 from -1"),
+    *[(partial(measure_cells, LABEL, size), r"\(height, width\) of a pixel, got")
+      for size in [(1,), (1, 2, 3), (0, 1), (1, -1), (NAN, 1), ("1", "1"), 0.2]],
+    (lambda: score_cells(LABEL, LABEL[1:]), r"one shape, got \(48, 48\) and \(47, 48"),
+    (lambda: score_cells(LABEL[0], LABEL[0]), r"reference of shape .* got \(48,\)"),
+    (lambda: score_cells(IMAGE, LABEL), "reference of integers .*, got float32"),
+    (lambda: score_cells(LABEL, IMAGE), "found of integers .*, got float32"),
+    (lambda: score_cells(LABEL, LABEL.astype(int) - 1), "found of .* int64 from -1"),
+    (lambda: score_cells(LABEL.astype(int) - 2, LABEL), "reference of .* from -2"),
+    (lambda: score_cells(LABEL, np.full((48, 48), 2**40)), "found .* up to 2147483647"),
+    (lambda: score_cells(np.zeros((20, 20, 3), int), LABEL), "looks like color"),
     # model
     (lambda: UNet(in_channels=0), "in_channels must be an integer from 1 on, not 0"),
     (lambda: UNet(num_classes=-1), "num_classes .* not -1"),
@@ -467,6 +500,8 @@ EXEMPT = {
     "train.steps.build_sampler": "takes what `fit` has checked",
     "train.steps.train_step": "its network and its loss check their arrays",
     "data.synthetic_stacks": "takes nothing",
+    "cells.CellScores": "a result",
+    "cells.CellScores.to_dict": "takes nothing",
     "metrics.Scores": "a result",
     "metrics.Scores.to_dict": "takes nothing",
     "results.as_error": "takes a figure's name and any value",
@@ -495,7 +530,7 @@ EXEMPT = {
 # Of the commands, argparse checks what they are given.
 EXEMPT |= {
     f"cli.run_{name}": "a command; `main` tells what it refuses"
-    for name in ("data", "evaluate", "experiments", "predict", "train")
+    for name in ("cells", "data", "evaluate", "experiments", "predict", "train")
 }
 
 

@@ -173,7 +173,7 @@ def check_labels(
             if unknown or labels.min() != UNKNOWN
             else (
                 "; -1 for unknown pixels, which training leaves out, is taken by fit, "
-                "TileSampler and weight_map alone"
+                "TileSampler and weight_map alone, and by the reference of score_cells"
             )
         )
         raise ValueError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from unet_lib.cells import CellScores
     from unet_lib.data import Stacks
     from unet_lib.metrics import Scores
 
@@ -54,11 +55,26 @@ def print_scores(scores: "Scores") -> None:
         print(f"{number:>5}" + "".join(f"{value:>z15.6f}" for value in values))
 
 
+def print_cell_scores(scores: "CellScores") -> None:
+    """A table of the scores of cells: a row per slice, and one of all."""
+    print(
+        "slice  cells     SEG     IoU    Dice    AP50      F1  missed  false  merges  "
+        "splits"
+    )
+    rows = [*enumerate(scores.per_slice), ("all", scores)]
+    for name, one in rows:
+        values = (one.seg, one.iou, one.dice, one.ap50, one.f1)
+        print(
+            f"{name:>5}{one.jaccard.size:>7}{''.join(f'{n:>8.4f}' for n in values)}"
+            f"{one.missed:>8}{one.false:>7}{one.merges:>8}{one.splits:>8}"
+        )
+
+
 def print_warning(
     message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
+    category: type[Warning] = UserWarning,
+    filename: str = "",
+    lineno: int = 0,
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:

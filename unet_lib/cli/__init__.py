@@ -17,6 +17,7 @@ try:
     import tyro
 
     from unet_lib import _messages
+    from unet_lib.cli.cells import run_cells
     from unet_lib.cli.data import run_data
     from unet_lib.cli.predict import run_evaluate, run_predict
     from unet_lib.cli.train import configuration, run_experiments, run_train
@@ -30,7 +31,7 @@ except ImportError as error:
 __all__ = ["main"]
 
 HELP = {"-h", "--help"}
-RUNS = (run_data, run_train, run_predict, run_evaluate, run_experiments)
+RUNS = (run_data, run_train, run_predict, run_cells, run_evaluate, run_experiments)
 COMMANDS: dict[str, Callable[..., None]] = {
     run.__name__.removeprefix("run_"): run for run in RUNS
 }

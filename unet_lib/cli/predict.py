@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 
 from unet_lib import _messages
 from unet_lib._files import check_output, write_text
+from unet_lib.cli.cells import evaluate_instances
 
 
 def run_predict(
@@ -78,12 +79,13 @@ def run_predict(
 
 def run_evaluate(
     labels: Positional[Path],
-    probabilities: Positional[Path],
+    found: Positional[Path],
     *,
+    instances: FlagCreatePairsOff[bool] = False,
     output: Path | None = None,
     overwrite: FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Score a probability map by the challenge's five metrics.
+    """Score a probability map by the challenge's five metrics, or cells.
 
     Probabilities of cell are compared with labels as the ISBI 2012 challenge's own
     software does: pixel error, Rand error and warping error (0 is best), V-Rand and
@@ -97,24 +99,37 @@ def run_evaluate(
           train-volume.tif probabilities.tif
       unet-lib evaluate train-labels.tif probabilities.tif
 
+    With --instances, both files are label images with a number for each cell, the
+    second as from cells. Scores (1 is best) are the Cell Tracking Challenge's SEG,
+    intersection over union and Dice of all cells' pixels, and AP50 and F1 of the cells
+    found with a Jaccard index above 0.5; merges and splits are counted.
+
+      unet-lib evaluate labels.tif cells.tif --instances
+
     Args:
-        labels: a TIFF, a PNG or a folder of them: 0 = membrane, 1 or 255 = cell.
-        probabilities: a TIFF of the same shape, from 0 to 1, as from predict.
-        output: the JSON file; None is PROBABILITIES, ending in .evaluation.json.
+        labels: a TIFF, a PNG or a folder of them: 0 = membrane, 1 or 255 = cell; with
+            --instances, a number for each cell.
+        found: a TIFF of the same shape, from 0 to 1, as from predict; with
+            --instances, the cells found.
+        instances: compare cells by their numbers.
+        output: the JSON file; None is FOUND, ending in .evaluation.json.
         overwrite: replace that file if it exists.
     """
     from unet_lib.data.images import read_labels, read_probabilities
     from unet_lib.metrics import evaluate
 
-    output = output or probabilities.with_suffix(".evaluation.json")
-    check_output(output, (".json",), [labels, probabilities], overwrite)
+    output = output or found.with_suffix(".evaluation.json")
+    check_output(output, (".json",), [labels, found], overwrite)
+    if instances:
+        evaluate_instances(labels, found, output)
+        return
     cell = read_labels(labels).pixels
-    found = read_probabilities(probabilities).pixels
-    scores = evaluate(cell, found, progress=True)
+    probabilities = read_probabilities(found).pixels
+    scores = evaluate(cell, probabilities, progress=True)
     _messages.print_scores(scores)
     record = {
         "labels": labels.name,
-        "probabilities": probabilities.name,
+        "probabilities": found.name,
         "shape": np.shape(cell),
         **scores.to_dict(),
     }

@@ -112,7 +112,7 @@ def run_experiments(
         list: train nothing, list the runs.
         only: pattern of the names of runs, such as 'quarter-adam-2500/*'.
         work: the folder of networks and checkpoints.
-        data: the folder that holds the stacks.
+        data: the folder that holds the stacks, or the HeLa cells of a table of theirs.
     """
     from unet_lib import data as stacks_in
     from unet_lib.results.table import read_table, run_table, state
@@ -126,5 +126,6 @@ def run_experiments(
         return
     check_folder(work)
     check_folder(results)
-    made = run_table(experiments, stacks_in.load_isbi2012(data), work, results)
+    load = stacks_in.load_dic_hela if experiments[0].cells else stacks_in.load_isbi2012
+    made = run_table(experiments, load(data), work, results)
     print(f"{len(made)} run(s) made and recorded in {results}.")

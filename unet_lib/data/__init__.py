@@ -15,6 +15,8 @@ from PIL import Image
 
 from unet_lib._checks import check_binary, check_images
 from unet_lib.data import isbi2012
+from unet_lib.data.dic_hela import load_dic_hela as load_dic_hela
+from unet_lib.data.dic_hela import synthetic_cells as synthetic_cells
 from unet_lib.data.isbi2012 import VARIABLE, CacheError, DataError, DownloadError
 from unet_lib.data.synthetic import kept_em
 from unet_lib.data.synthetic import synthetic_em as synthetic_em
@@ -27,8 +29,10 @@ __all__ = [
     "Stacks",
     "export_slices",
     "folds",
+    "load_dic_hela",
     "load_isbi2012",
     "load_or_stand_in",
+    "synthetic_cells",
     "synthetic_em",
     "synthetic_stacks",
 ]

@@ -3,7 +3,8 @@
 A table is a TOML file such as the book's, results/experiments.toml. Its `[scales]`
 say what all runs of a size share, its `[variants]` what each changes, as fields of
 `configuration.TrainConfig`; each `[[runs]]` names variants to be trained at a scale
-over folds and with seeds, in the order in which they are made. Used in
+over folds and with seeds, in the order in which they are made. A table with a part
+``[cells]``, results/hela.toml, is about the HeLa cells (`results.hela`). Used in
 :doc:`results`.
 """
 
@@ -22,11 +23,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from unet_lib import data
-from unet_lib._files import read_toml, write_text
+from unet_lib._files import read_json, read_toml, write_text
 from unet_lib.config import TrainConfig
+from unet_lib.data.dic_hela import Frames
 from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
 from unet_lib.predict import Versions, predict
+from unet_lib.results import hela
 from unet_lib.train import fit
 from unet_lib.train.checkpoint import CURRENT
 from unet_lib.train.folder import differences, save_png
@@ -50,6 +53,7 @@ class Experiment(NamedTuple):
     versions: Versions  # that the variant averages over, of `VERSIONS`
     config: TrainConfig
     scored: tuple[int, ...]  # slices that the fold holds out; none of fold 0
+    cells: hela.CellSettings | None = None  # of a run on the HeLa cells
 
     @property
     def name(self) -> str:
@@ -102,8 +106,6 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
 def _experiment(
     table: dict[str, Any], scale: str, variant: str, fold: Any, seed: Any, slices: int
 ) -> Experiment:
-    if fold not in range(FOLDS + 1):
-        raise ValueError(f"folds are 1 to {FOLDS}, or 0 for none, not {fold!r}.")
     shared, changed = table["scales"][scale], table["variants"][variant]
     # A scale may say of a variant what it needs there, such as a width.
     needed = shared.get("variants", {})
@@ -119,20 +121,29 @@ def _experiment(
     if versions not in VERSIONS:
         raise ValueError(f"versions must be of {VERSIONS}, not {versions!r}.")
     own = VERSIONS[VERSIONS.index(versions)]
-    images, split = fields.pop("images", None), fields.pop("split", SPLITS[0])
-    scored = _held_out(slices, int(fold), split)
+    cells = None
+    if "cells" in table:
+        cells = hela.CellSettings.from_table(table["cells"])
+        scored = hela.held_out(fields.pop("split", "blocks"), fold)
+        slices = hela.COUNT
+    else:
+        scored = _held_out(slices, fold, fields.pop("split", SPLITS[0]))
+    images = fields.pop("images", None)
     unused = _unused(slices, scored, images, seed)
     fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
     return Experiment(
-        scale, variant, int(fold), config.seed, own, config, tuple(scored)
+        scale, variant, int(fold), config.seed, own, config, tuple(scored), cells
     )
 
 
-def _held_out(slices: int, fold: int, split: str) -> list[int]:
+def _held_out(slices: int, fold: Any, split: str) -> list[int]:
     """The slices that a fold is scored on: a block of neighbors, or every fifth."""
+    if fold not in range(FOLDS + 1):
+        raise ValueError(f"folds are 1 to {FOLDS}, or 0 for none, not {fold!r}.")
     if split not in SPLITS:
         raise ValueError(f"split must be of {SPLITS}, not {split!r}.")
+    fold = int(fold)
     if not fold:
         return []
     if split == "interleaved":
@@ -163,13 +174,17 @@ def state(experiment: Experiment, work: Path, results: Path) -> str:
     if record.exists():
         fields = dataclasses.asdict(experiment.config)
         unlike = differences(record / "config.json", fields)
+        if experiment.cells:
+            settings = dataclasses.asdict(experiment.cells)
+            found = read_json(record / "scores.json").get("cells", {})
+            unlike += [name for name in settings if found.get(name) != settings[name]]
         return f"recorded with another {', '.join(unlike)}" if unlike else "recorded"
     return "begun" if (work / experiment.name / CURRENT).exists() else "missing"
 
 
 def run_table(
     experiments: list[Experiment],
-    stacks: data.Stacks,
+    stacks: data.Stacks | Frames,
     work: str | Path,
     results: str | Path,
     progress: bool = True,
@@ -182,7 +197,8 @@ def run_table(
 
     Args:
         experiments: from `read_table`.
-        stacks: from `data.load_isbi2012`.
+        stacks: from `data.load_isbi2012`; of a table about the HeLa cells, from
+            `data.load_dic_hela`.
         work: the folder of checkpoints and networks.
         results: the folder of records, which are small.
         progress: show bars, and the names.
@@ -218,7 +234,8 @@ def run_table(
             if progress:
                 print(f"{experiment.name}: {found}", flush=True)
             try:
-                _make(experiment, stacks, work, results, progress)
+                made_record = _make(experiment, stacks, work, progress)
+                _record(work / experiment.name, results / experiment.name, *made_record)
             except FloatingPointError as error:  # the runs after it are no worse for it
                 diverged.append(f"{experiment.name}: {error}")
             else:
@@ -232,14 +249,16 @@ def run_table(
 
 
 def _make(
-    experiment: Experiment,
-    stacks: data.Stacks,
-    work: Path,
-    results: Path,
-    progress: bool,
-) -> None:
-    """Train, predict what was held out (or the test stack), score, record."""
-    folder = work / experiment.name
+    experiment: Experiment, stacks: data.Stacks | Frames, work: Path, progress: bool
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Train, predict what was held out (or the test stack), score."""
+    folder, config = work / experiment.name, experiment.config
+    if isinstance(stacks, Frames):
+        assert experiment.cells is not None
+        scored, versions = experiment.scored, experiment.versions
+        return hela.make(
+            config, experiment.cells, stacks, scored, versions, folder, progress
+        )
     network = fit(
         experiment.config, stacks.train_images, stacks.train_labels, folder, progress
     ).network
@@ -273,7 +292,7 @@ def _make(
         "scores": scores,
         "training": {"slices": trained, "versions": 1} | training,
     }
-    _record(folder, results / experiment.name, record, masks)
+    return record, masks
 
 
 def _record(

@@ -1,0 +1,123 @@
+"""The command that numbers and measures cells, and how they are scored."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from unet_lib import _messages
+from unet_lib._files import check_output, write_text
+
+
+def run_cells(
+    probabilities: Positional[Path],
+    output: Positional[Path],
+    *,
+    threshold: float = 0.5,
+    watershed: float | None = None,
+    smallest: int = 0,
+    sizes: Path | None = None,
+    overwrite: FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Number the cells of a probability map and measure them.
+
+    Cells are the connected components of the pixels above the threshold. Where cells
+    that touch come out as one, --watershed splits components at their necks: at those
+    that are closer to the background than both sides by more than so many pixels.
+    OUTPUT is a label image that Fiji opens, with the axes and the pixel size of the
+    probabilities: 0 = background, and a number for each cell of a slice. Sizes go to a
+    CSV file, a row per cell: area, center, diameter, axes; in the unit of the pixel
+    size too, where the file has one. This needs pip install "unet-lib[cells]".
+
+    Example: from images to cells, necks of 5 pixels or more split, specks left out.
+
+      unet-lib predict network.safetensors images.tif probabilities.tif
+      unet-lib cells probabilities.tif cells.tif --watershed 5 --smallest 100
+
+    Args:
+        probabilities: a TIFF or a folder, from 0 to 1, as from predict.
+        output: the TIFF of labels to write.
+        threshold: what the probability of a cell's pixels is above.
+        watershed: pixels by which a neck is narrower; None splits nothing.
+        smallest: pixels of the smallest cell that is kept.
+        sizes: the CSV file; None is OUTPUT, ending in .csv.
+        overwrite: replace these files if they exist.
+    """
+    from unet_lib.cells import find_cells, measure_cells
+    from unet_lib.data.images import read_probabilities
+
+    sizes = sizes or output.with_suffix(".csv")
+    check_output(output, (".tif", ".tiff"), [probabilities], overwrite)
+    check_output(sizes, (".csv",), [probabilities], overwrite)
+    found = read_probabilities(probabilities)
+    if isinstance(found.pixels, list):
+        raise ValueError(
+            f"{probabilities} holds images of different sizes: give them one file at a "
+            "time."
+        )
+    labels = np.zeros(found.pixels.shape, np.int32)
+    for number in tqdm(range(len(labels)), "cells", unit="slice"):
+        labels[number] = find_cells(
+            found.pixels[number], threshold, watershed, smallest
+        )
+    pixel, unit = found.pixel_size, found.unit
+    table = measure_cells(labels, pixel and pixel[1:], unit or "unit")
+    found.write(output, _stored(labels))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    for row in zip(*(column.tolist() for column in table.values()), strict=True):
+        writer.writerow([f"{n:.6g}" if isinstance(n, float) else n for n in row])
+    write_text(sizes, text.getvalue())
+    count = len(table["label"])
+    print(f"{count} cells in {len(labels)} slices written to {output}, sizes: {sizes}.")
+
+
+def evaluate_instances(labels: Path, found: Path, output: Path) -> None:
+    """Score label images, print a table and write it as JSON."""
+    from unet_lib.cells import score_cells
+    from unet_lib.data.images import read_labels
+
+    reference = read_labels(labels, binary=False).pixels
+    for number, one in enumerate(reference):
+        if pieces := _pieces(one):
+            _messages.print_warning(
+                f"{labels} has one number in {pieces} separate pieces in slice "
+                f"{number}, and they count as one cell: if these are binary labels, "
+                "number the pieces first, as unet-lib cells does.",
+            )
+            break
+    scores = score_cells(reference, read_labels(found, binary=False).pixels)
+    _messages.print_cell_scores(scores)
+    record = {
+        "labels": labels.name,
+        "found": found.name,
+        "shape": np.shape(reference),
+        **scores.to_dict(),
+    }
+    write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(f"\nWritten to {output}.")
+
+
+def _stored(labels: np.ndarray) -> np.ndarray:
+    """Labels in the smallest type that Fiji has for so many numbers.
+
+    Beyond 16 bits that is float32, which holds whole numbers up to 2**24.
+    """
+    small = labels.max() <= np.iinfo(np.uint16).max
+    return labels.astype(np.uint16 if small else np.float32)
+
+
+def _pieces(labels: np.ndarray) -> int:
+    """How many pieces the one number of a slice has; 0 where it is one, or more."""
+    from scipy import ndimage
+
+    inside = labels > 0
+    if not inside.any() or np.ptp(labels[inside]) > 0:
+        return 0
+    pieces = ndimage.label(inside)[1]
+    return pieces if pieces > 1 else 0

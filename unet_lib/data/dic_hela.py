@@ -1,0 +1,236 @@
+"""The HeLa cells of the paper's second experiment, and a stand-in for them.
+
+DIC-C2DH-HeLa is a data set of the Cell Tracking Challenge (Ulman et al. 2017, Maška et
+al. 2023; images by G. van Cappellen, Erasmus MC): HeLa cells on flat glass under
+differential interference contrast (DIC), 512 x 512 pixels of 0.19 µm, two sequences of
+84 frames, 10 minutes apart. Of these, 18 frames have reference masks.
+"""
+
+import hashlib
+import os
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from unet_lib.data.isbi2012 import DataError
+from unet_lib.data.tiff import read_tiff
+
+__all__ = ["HELA_VARIABLE", "PIXEL_SIZE", "Frames", "load_dic_hela", "synthetic_cells"]
+
+ADDRESS = "https://data.celltrackingchallenge.net/training-datasets/DIC-C2DH-HeLa.zip"
+HELA_VARIABLE = "UNET_BOOK_HELA"
+PIXEL_SIZE = (0.19, 0.19)  # µm
+# The frames with masks, in the order of time.
+FRAMES = {
+    "01": (2, 5, 21, 31, 33, 34, 39, 54, 67),
+    "02": (6, 7, 14, 27, 34, 38, 42, 61, 67),
+}
+# SHA-256 of the decoded pixels of a sequence's frames, one after the other: images are
+# uint8, masks uint16, little endian.
+PIXELS_SHA256 = {
+    "images-01": "bdead1e443d94be2df19e129e3916a7d92cb9803bc56fbb5b6fc88869ac8f59a",
+    "masks-01": "9df6c4e57a4b10ea7c07670cbbb31eca579a0ac8ad1682d79944b6db7b0ddeb1",
+    "images-02": "142e4fbc587b30ff3374d6ad736ee04e3e848133a79634290e796f5f8883ccce",
+    "masks-02": "25036281a797df9b07190acabb8ce520a6fa7573dbb59820b2882dd5f7e3a3d2",
+}
+# Where cells are seen that have no mask: our judgment by eye, made for this book on all
+# 18 frames at twice their size before any network was trained on them. Frame 67 of 01
+# has masks for 3 of about a dozen cells; elsewhere it is cells at the edge of the image
+# that are left out. Of each box (top, left, bottom, right) in pixels, what has no mask
+# is unknown.
+WITHOUT_MASK = {
+    ("01", 2): [(0, 115, 25, 285)],
+    ("01", 5): [(0, 115, 25, 255)],
+    ("01", 21): [(0, 125, 50, 270), (0, 360, 65, 512)],
+    ("01", 31): [(0, 120, 60, 295), (0, 370, 60, 512)],
+    ("01", 33): [(0, 120, 75, 300), (0, 370, 60, 512)],
+    ("01", 34): [(0, 120, 75, 300), (0, 370, 75, 512), (30, 495, 110, 512)],
+    ("01", 39): [(0, 120, 80, 320), (0, 370, 70, 512)],
+    ("01", 54): [(0, 110, 50, 320)],
+    ("01", 67): [(0, 0, 512, 512)],
+    ("02", 6): [(45, 455, 135, 512)],
+    ("02", 7): [(0, 110, 60, 240), (30, 455, 120, 512)],
+    ("02", 14): [(0, 105, 65, 240), (40, 495, 150, 512)],
+    ("02", 34): [(0, 0, 25, 225)],
+    ("02", 42): [(0, 0, 140, 75), (0, 155, 95, 270)],
+    ("02", 61): [(0, 455, 65, 512), (440, 50, 512, 220)],
+    ("02", 67): [(430, 40, 512, 240)],
+}
+# Pixels around a mask that are background whatever lies farther out: the bright and
+# dark seam of a cell's edge under DIC is about 1 µm wide, which is also the paper's
+# sigma. A neighbor without a mask loses no more than its own seam to it.
+SEAM = 5
+
+
+class Frames(NamedTuple):
+    """Frames with the masks of their cells, from `load_dic_hela`."""
+
+    images: np.ndarray  # (frames, height, width), float32, 0 to 1
+    labels: (
+        np.ndarray
+    )  # the same shape, int32: cells from 1 on, 0 background, -1 unknown
+    sequences: np.ndarray  # (frames,): "01" or "02"
+    numbers: np.ndarray  # (frames,): of the frame in its sequence, from 0
+
+
+def load_dic_hela(folder: str | Path | None = None) -> Frames:
+    """Load the 18 frames of DIC-C2DH-HeLa that have masks, and check every pixel.
+
+    They come from `folder`; else from the folder that the environment variable
+    ``UNET_BOOK_HELA`` names. It is the challenge's folder as its zip unpacks, with
+    ``01/t002.tif`` and ``01_GT/SEG/man_seg002.tif``, or one with the frames as stacks,
+    ``images-01.tif`` and ``masks-01.tif``. The book does not fetch them. The data are
+    free for use with citation of the challenge; source: https://celltrackingchallenge.net.
+
+    Args:
+        folder: that holds the files.
+
+    Returns:
+        `Frames`: 9 of sequence 01, then 9 of sequence 02, each in the order of time.
+        Where cells are seen that have no mask, what lies outside of masks and more
+        than 5 pixels away from the nearest is -1, unknown: our judgment by eye.
+
+    Raises:
+        DataError: where no folder is named, and for a file that is missing, unreadable
+            or other than published, naming it.
+    """
+    named = folder or os.environ.get(HELA_VARIABLE)
+    if not named:
+        raise DataError(
+            f"The HeLa cells are not here: download and unpack {ADDRESS}, and name its "
+            f"folder DIC-C2DH-HeLa, as argument or in {HELA_VARIABLE}."
+        )
+    place = Path(named).expanduser()
+    images, labels = [], []
+    for sequence, numbers in FRAMES.items():
+        images.append(_stack(place, "images", sequence))
+        masks = _stack(place, "masks", sequence).astype(np.int32)
+        labels += [
+            _with_unknown(mask, WITHOUT_MASK.get((sequence, number), []))
+            for mask, number in zip(masks, numbers, strict=True)
+        ]
+    return Frames(
+        np.concatenate(images) / np.float32(255),
+        np.stack(labels),
+        np.repeat(list(FRAMES), [len(numbers) for numbers in FRAMES.values()]),
+        np.concatenate([np.array(numbers) for numbers in FRAMES.values()]),
+    )
+
+
+def _with_unknown(
+    mask: np.ndarray, boxes: list[tuple[int, int, int, int]]
+) -> np.ndarray:
+    """A mask with -1 where boxes say so, but for the seam of its cells."""
+    unknown = np.zeros(mask.shape, bool)
+    for top, left, bottom, right in boxes:
+        unknown[top:bottom, left:right] = True
+    far = ndimage.distance_transform_edt(mask == 0) > SEAM
+    return np.where(unknown & far, -1, mask)
+
+
+def _stack(folder: Path, kind: str, sequence: str) -> np.ndarray:
+    """The frames of a sequence, from one file or from one each."""
+    stacked = folder / f"{kind}-{sequence}.tif"
+    if stacked.exists():
+        files = [stacked]
+    elif kind == "images":
+        files = [folder / sequence / f"t{n:03d}.tif" for n in FRAMES[sequence]]
+    else:
+        masks = folder / f"{sequence}_GT" / "SEG"
+        files = [masks / f"man_seg{n:03d}.tif" for n in FRAMES[sequence]]
+    remedy = f"Get {ADDRESS}, unpack it, and name its folder, as argument or in "
+    remedy += f"{HELA_VARIABLE}."
+    try:
+        parts = [read_tiff(file) for file in files]
+    except (OSError, ValueError) as problem:
+        raise DataError(
+            f"{folder} has no readable {kind} of sequence {sequence} ({problem}). "
+            f"{remedy}"
+        ) from problem
+    pixels = [part.astype(part.dtype.newbyteorder("<")).tobytes() for part in parts]
+    found = hashlib.sha256(b"".join(pixels)).hexdigest()
+    if found != PIXELS_SHA256[f"{kind}-{sequence}"]:
+        raise DataError(
+            f"{folder} has other {kind} of sequence {sequence} than published: "
+            f"expected SHA-256 {PIXELS_SHA256[f'{kind}-{sequence}']} of the decoded "
+            f"pixels, found {found}. {remedy}"
+        )
+    return np.concatenate([part.reshape(-1, 512, 512) for part in parts])
+
+
+def synthetic_cells(
+    slices: int = 8, size: int = 256, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images of round cells that touch, with a number for each cell.
+
+    Cells have a diameter of about a sixth of the image, wavy outlines, and lie in one
+    crowd, where they flatten against one another. As under DIC, light comes from the
+    side: an edge is bright on one flank and dark on the other, and the inside is
+    grained. The same arguments give the same images. Made for this project.
+
+    Args:
+        slices: how many images, each with cells of its own.
+        size: height and width of an image, 64 at least.
+        seed: of all that is random.
+
+    Returns:
+        Images and labels, both ``(slices, size, size)``. Images are float32 from 0 to
+        1; labels are int32, 0 = background, cells from 1 on, without gaps between
+        those that touch.
+
+    Raises:
+        ValueError: for numbers that are not whole, or below these bounds.
+    """
+    least = ((slices, 1), (size, 64), (seed, 0))
+    if not all(isinstance(value, Integral) and value >= low for value, low in least):
+        raise ValueError(
+            "synthetic_cells needs integers slices >= 1 and size >= 64, and a seed "
+            f">= 0; got slices={slices!r}, size={size!r}, seed={seed!r}."
+        )
+    rng = np.random.default_rng(seed)
+    labels = np.stack([_crowd(rng, size) for _ in range(slices)])
+    images = np.stack([_under_dic(rng, one) for one in labels])
+    return images, labels
+
+
+def _crowd(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Number the pixels of each cell: of those that reach it, the nearest takes it."""
+    radius = size / 12
+    centers = [rng.uniform(0.3, 0.7, 2) * size]
+    for _ in range(300):  # a new cell beside an old one, closer than two radii
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(1.6, 1.9) * radius
+        beside = centers[rng.integers(len(centers))]
+        center = beside + distance * np.array([np.sin(angle), np.cos(angle)])
+        apart = min(np.hypot(*(center - one)) for one in centers)
+        inside = (center > 0).all() and (center < size).all()
+        if inside and apart > 1.5 * radius and len(centers) < 20:
+            centers.append(center)
+    rows, columns = np.indices((size, size))
+    reach = []
+    for y, x in centers:
+        angle = np.arctan2(rows - y, columns - x)
+        waves = sum(
+            rng.normal(0, 0.05) * np.sin(k * angle + rng.uniform(0, 2 * np.pi))
+            for k in (2, 3, 5)
+        )
+        wide = radius * rng.uniform(0.85, 1.15) * (1 + waves)
+        reach.append(np.hypot(rows - y, columns - x) / wide)
+    nearest = np.argmin(reach, axis=0)
+    return np.where(np.min(reach, axis=0) < 1, nearest + 1, 0).astype(np.int32)
+
+
+def _under_dic(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Light from the side on rounded, grained cells, 0 to 1."""
+    height = np.zeros(labels.shape)
+    for number in range(1, labels.max() + 1):
+        inside = labels == number
+        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+        height += inside * np.sqrt(depth.clip(0, 12))
+    grains = ndimage.gaussian_filter(rng.standard_normal(labels.shape), 1.5)
+    height = ndimage.gaussian_filter(height, 1) + 1.5 * grains * (labels > 0)
+    light = sum(np.gradient(height))
+    noise = 0.02 * rng.standard_normal(labels.shape)
+    return (0.46 + 0.12 * light + noise).clip(0, 1).astype(np.float32)

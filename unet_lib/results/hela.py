@@ -1,0 +1,161 @@
+"""Runs on the HeLa cells: which frames they hold out, and how their cells are scored.
+
+A table with a part ``[cells]`` is about them. That part says how frames are prepared
+and how cells are found in a network's probabilities, the same for all of its runs.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from unet_lib.cells import SCORES, CellScores, find_cells, score_cells
+from unet_lib.config import TrainConfig
+from unet_lib.data.dic_hela import FRAMES, Frames
+from unet_lib.model import UNet
+from unet_lib.predict import Versions, predict
+from unet_lib.train import fit
+
+COUNT = sum(map(len, FRAMES.values()))
+BLOCKS = 3  # of time, in each sequence
+SPLITS = {"blocks": BLOCKS, "sequences": len(FRAMES)}  # and their folds
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """How frames are prepared, and how cells are found.
+
+    Attributes:
+        downscale: pixels a side whose mean is one pixel for the network; its
+            probabilities are brought back to full size before anything is scored.
+        low: gray value that becomes 0, of 0 to 1.
+        high: gray value that becomes 1.
+        threshold: of `cells.find_cells`.
+        watershed: of the scores with a watershed; components are scored without.
+        smallest: of `cells.find_cells`.
+    """
+
+    downscale: int
+    low: float
+    high: float
+    threshold: float
+    watershed: float
+    smallest: int
+
+    @classmethod
+    def from_table(cls, found: Any) -> "CellSettings":
+        """The part ``[cells]`` of a table, or a ValueError or TypeError."""
+        known = {one.name for one in fields(cls)}
+        if set(found) != known or not all(isinstance(n, Real) for n in found.values()):
+            raise ValueError(
+                f"[cells] must have numbers named {', '.join(sorted(known))}, not "
+                f"{found}."
+            )
+        return cls(**found)
+
+
+def held_out(split: str, fold: int) -> list[int]:
+    """The frames that a fold is scored on: a block of time of each sequence, or one.
+
+    Raises:
+        ValueError: for another split, and for a fold that it does not have.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be of {tuple(SPLITS)}, not {split!r}.")
+    if fold not in range(1, SPLITS[split] + 1):
+        raise ValueError(f"folds of {split} are 1 to {SPLITS[split]}, not {fold!r}.")
+    ends = np.cumsum([len(numbers) for numbers in FRAMES.values()])
+    sequences = np.split(np.arange(ends[-1]), ends[:-1])
+    if split == "sequences":  # trained on 01 and scored on 02 first
+        return sequences[::-1][fold - 1].tolist()
+    return np.concatenate(
+        [np.array_split(one, BLOCKS)[fold - 1] for one in sequences]
+    ).tolist()
+
+
+def prepared(frames: Frames, settings: CellSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as the network takes them, smaller and of more contrast."""
+    step = settings.downscale
+    count, height, width = frames.images.shape
+    blocks = frames.images.reshape(count, height // step, step, width // step, step)
+    images = (blocks.mean((2, 4)) - settings.low) / (settings.high - settings.low)
+    return images.clip(0, 1).astype(np.float32), frames.labels[:, ::step, ::step]
+
+
+def make(
+    config: TrainConfig,
+    settings: CellSettings,
+    frames: Frames,
+    scored: tuple[int, ...],
+    versions: Versions,
+    folder: Path,
+    progress: bool,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Train a run and score it: its record, and the masks of the scored frames."""
+    images, labels = prepared(frames, settings)
+    network = fit(config, images, labels, folder, progress).network
+    held = list(scored)
+    found = _probabilities(network, images[held], settings, versions)
+    trained = np.delete(np.arange(len(images)), config.held_out).tolist()
+    of_trained = _probabilities(network, images[trained], settings, versions)
+    names = zip(frames.sequences, frames.numbers, strict=True)
+    frame_names = [f"{sequence}/{number}" for sequence, number in names]
+    record = {
+        "stack": "DIC-C2DH-HeLa",
+        "slices": held,
+        "frames": [frame_names[n] for n in held],
+        "versions": versions,
+        "cells": asdict(settings),
+        "scores": _scores(frames.labels[held], found, settings),
+        "training": {
+            "slices": trained,
+            "versions": versions,
+            "scores": _scores(frames.labels[trained], of_trained, settings),
+        },
+    }
+    return record, found > settings.threshold
+
+
+def _probabilities(
+    network: UNet, images: np.ndarray, settings: CellSettings, versions: Versions
+) -> np.ndarray:
+    """Of cell, at full size, by linear interpolation."""
+    found = predict(network, images, versions=versions)
+    step = settings.downscale
+    large = ndimage.zoom(
+        found, (1, step, step), order=1, mode="nearest", grid_mode=True
+    )
+    return large.clip(0, 1)
+
+
+def _scores(
+    labels: np.ndarray, probabilities: np.ndarray, settings: CellSettings
+) -> dict[str, Any]:
+    """By connected components, and by the watershed, as `results.figures` reads them.
+
+    A score has a single threshold.
+    """
+    scores = {}
+    for method, h in (("components", None), ("watershed", settings.watershed)):
+        cells = find_cells(probabilities, settings.threshold, h, settings.smallest)
+        found = score_cells(labels, cells)
+        figures = {name: _figure(name, found, settings.threshold) for name in SCORES}
+        counts = found.to_dict()
+        for name in (*SCORES, "jaccard", "per_slice"):
+            del counts[name]
+        scores[method] = {"figures": figures, "counts": counts}
+    return scores
+
+
+def _figure(name: str, scores: CellScores, threshold: float) -> dict[str, Any]:
+    value = getattr(scores, name)
+    return {
+        "value": value,
+        "threshold": threshold,
+        "values": [value],
+        "thresholds": [threshold],
+        "per_slice": [[getattr(one, name)] for one in scores.per_slice],
+    }
