@@ -3,11 +3,13 @@
 import json
 import shutil
 import sys
+import tomllib
 import zipfile
 from functools import partial
 
 import numpy as np
 import pytest
+import record
 import torch
 
 from unet_lib import cli
@@ -203,7 +205,7 @@ def in_blocks(package, image, **changes):
 
 
 def test_blocks_of_the_zoo_join_exactly(network, package):
-    image = image_of((213, 240))
+    image = image_of((224, 240))
     expected = predict(network, image)
     close(in_blocks(package, image), expected)
     # The trap that the README names: the edge pixel repeated. It reaches as far as the
@@ -226,6 +228,18 @@ def test_a_package_without_an_image_says_so(others, monkeypatch, tmp_path):
     assert "2 channel(s)" in readme
     assert "3 classes" in readme
     assert core.load_model_description(path).outputs[0].axes[1].size == 3
+
+
+# What opens where.
+
+
+def test_a_program_that_was_tried_is_tested_here():
+    with (record.BOOK / "programs.toml").open("rb") as file:
+        programs = tomllib.load(file)["programs"]
+    tried = {one["program"] for one in programs if one["tried"]}
+    assert tried == {"ONNX Runtime", "bioimageio.core (Python)"}
+    fields = {"program", "takes", "since", "how", "tried", "source"}
+    assert all(set(one) == fields for one in programs)
 
 
 # Refusals that need a file.

@@ -14,6 +14,7 @@ from torch import nn
 
 from unet_lib.model import UNet, input_size, output_size, unwrapped
 
+IR_VERSION = 8  # of the container, the oldest that knows the operators below
 OPSET = 18  # the oldest that PyTorch's exporter writes, for the oldest readers
 
 
@@ -114,6 +115,9 @@ def write_onnx(whole: WholeImage, path: Path) -> None:
         for side, title in zip(sides, ("batch", "", "height", "width"), strict=True):
             if title:
                 side.dim_param = title
+    model.ir_version = IR_VERSION
+    for node in model.graph.node:  # traces with paths of the exporting machine
+        node.ClearField("metadata_props")
     arguments = {"unet": json.dumps(whole.network.arguments)}
     onnx.helper.set_model_props(model, arguments)
     onnx.checker.check_model(model, full_check=True)

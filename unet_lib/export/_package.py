@@ -30,17 +30,16 @@ def test_input(whole: WholeImage, image: np.ndarray | None) -> np.ndarray:
         image, _ = synthetic_em(channels, size)
     image = as_array(image, "image")
     expected = (size, size) if channels == 1 else (channels, size, size)
-    if image.ndim == 2 and channels == 1:
-        image = image[None]
-    if image.ndim != 3 or len(image) != channels or min(image.shape[1:]) < size:
+    planes = image[None] if image.ndim == 2 and channels == 1 else image
+    if planes.ndim != 3 or len(planes) != channels or min(planes.shape[1:]) < size:
         raise ValueError(
             f"Expected an image of shape {expected} or larger, for the test of the "
             f"package, got {image.shape}: give one such image, or none for the "
             "synthetic stand-in."
         )
-    image = check_images(image, "image")
-    top, left = ((side - size) // 2 for side in image.shape[1:])
-    center = image[None, :, top : top + size, left : left + size]
+    planes = check_images(planes, "image")
+    top, left = ((side - size) // 2 for side in planes.shape[1:])
+    center = planes[None, :, top : top + size, left : left + size]
     return np.ascontiguousarray(center, np.float32)
 
 
