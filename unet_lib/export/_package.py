@@ -49,7 +49,6 @@ def card(
     """The fields of the description that say whose network it is."""
     try:
         from bioimageio.spec.model import v0_5 as zoo
-        from pydantic import ValidationError
     except ImportError as error:
         raise missing(error) from error
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -69,7 +68,7 @@ def card(
                 for text, doi in (PAPER, *cite)
             ],
         }
-    except (ValidationError, TypeError) as error:
+    except (TypeError, ValueError) as error:  # pydantic's is a ValueError
         raise ValueError(
             "The description does not fit the model zoo: expected authors as names, a "
             'license as an SPDX identifier such as "MIT" or "CC-BY-4.0", and what to '
