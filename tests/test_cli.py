@@ -105,7 +105,15 @@ def test_wrong_usage(arguments, capsys):
     assert re.search(r"unet-lib (data|COMMAND) --help", captured.err)
 
 
-COMMANDS = ("data", "train", "predict", "cells", "evaluate", "experiments")
+COMMANDS = (
+    "data",
+    "train",
+    "predict",
+    "cells",
+    "evaluate",
+    "experiments",
+    "export",
+)
 
 
 def test_help_teaches(capsys):

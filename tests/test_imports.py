@@ -68,7 +68,10 @@ def test_the_package_shows_its_names_without_torch():
     assert run.returncode == 0, run.stderr
 
 
-EXTRAS = ("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib")
+EXTRAS = (
+    *("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib"),
+    *("onnx", "onnxscript", "onnxruntime", "bioimageio", "pydantic"),
+)
 BAR = f"""
 import importlib.abc, sys
 

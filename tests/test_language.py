@@ -20,6 +20,7 @@ CLEAN = [
     *(f"book/{name}.md" for name in ("architecture", "weight-maps")),
     *(f"book/{name}.md" for name in ("augmentation", "results", "deviations")),
     *(f"book/{name}.md" for name in ("training", "training-faster", "overlap-tile")),
+    "unet_lib/export/package.md",
     *("unet_lib/pretrained.md", "results/README.md", "README.md", "CHANGELOG.md"),
     *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("unet_lib/**/*.py"))),
     "book/_ext/boxes.py",

@@ -12,6 +12,7 @@ import pkgutil
 import re
 import traceback
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from unet_lib.data.dic_hela import synthetic_cells
 from unet_lib.data.isbi2012 import read_folder
 from unet_lib.data.synthetic import synthetic_em
 from unet_lib.data.tiff import write_tiff
+from unet_lib.export import export_bioimage, export_onnx
 from unet_lib.metrics import evaluate
 from unet_lib.model import UNet, incoming_nodes, input_size, output_size, valid_sizes
 from unet_lib.networks import save_network
@@ -58,6 +60,7 @@ IMAGE, LABEL = IMAGES[0], LABELS[0]
 FLOATS, GRID = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 3, 3)
 NETWORK = UNet(base_channels=1, depth=2)
 PADDED = UNet(base_channels=1, depth=2, padding="same")
+ONE_CLASS = UNet(num_classes=1, base_channels=1, depth=1)
 BATCH_NORM = UNet(base_channels=1, depth=2, padding="same", batch_norm=True)
 GREYS = (np.add.outer(20 * np.arange(12), 20 * np.arange(12)) % 256).astype(np.uint8)
 SCORES, CLASSES = torch.zeros(2, 2, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
@@ -98,6 +101,10 @@ def run(images=IMAGES, labels=LABELS, network=None, **changes):
     return fit(config, images, labels, "run", progress=False, network=network)
 
 
+def package(network=NETWORK, path="a.zip", **options):
+    return export_bioimage(network, path, **options)
+
+
 def axes():
     return plt.figure().add_subplot()
 
@@ -120,7 +127,27 @@ def labels_refused(function):
     ]
 
 
+EXTRA = all(map(find_spec, ("onnx", "onnxscript", "bioimageio")))
 # fmt: off
+EXPORTED = [
+    (lambda: export_onnx(NETWORK, "a.tif"), r"a\.tif must end in \.onnx"),
+    (lambda: package(path="a.onnx"), r"a\.onnx must end in \.zip"),
+    (lambda: package(image=IMAGE[0]), r"shape \(56, 56\) or larger, .* got \(48,\)"),
+    (lambda: package(image=IMAGE), r"shape \(56, 56\) or larger, .* got \(48, 48\)"),
+    (lambda: package(image=np.zeros((2, 56, 56))), r"got \(2, 56, 56\)"),
+    (lambda: package(image=np.full((56, 56), 9)), "image of floats from 0 to 1"),
+    (lambda: package(pixel_size=0), "pixel_size must be a number above 0, not 0"),
+    (lambda: package(pixel_size="4 nm"), "pixel_size must be .* not '4 nm'"),
+    (lambda: package(white=-1), "white must be .* not -1"),
+    (lambda: package(white=INFINITY), "white must be .* not inf"),
+    (lambda: package(name="net"), "5 to 128 letters, .* not 'net'"),
+    (lambda: package(name="Zellen/Ränder"), "5 to 128 letters"),
+    (lambda: package(authors="A. Author"), r"pass \['A. Author'\]"),
+    (lambda: package(authors=[1]), r"authors as names, .* authors=\[1\]"),
+    (lambda: package(license="free"), "SPDX identifier .* license='free'"),
+    (lambda: package(cite=["doi"]), "pairs of a text and a DOI"),
+    (lambda: package(cite=[("Cardona", "no DOI")]), "a DOI such as 10.1371"),
+]
 REFUSED = [
     # data, synthetic
     *[(partial(folds, *n), f"k={n[1]} and slices={n[0]}")
@@ -445,12 +472,17 @@ REFUSED = [
     (lambda: plot.explore(lambda x: IMAGE * NAN, {"x": [1]}, "A slice"), "got nan"),
     (lambda: plot.explore(lambda n: np.zeros((n, n)), {"n": [70, 80]}, "A", width=64),
      "one size"),
+    # export; without its extra, importing fails before what a row is about
+    (lambda: export_onnx(torch.nn.ReLU(), "a.onnx"), "Expected a UNet, .* got ReLU"),
+    (lambda: export_onnx(ONE_CLASS, "a.onnx"), "at least two classes"),
+    *(EXPORTED if EXTRA else []),
 ]
 # fmt: on
 
 # Public, and not in the table: where else, or why.
 ELSEWHERE = {
     "test_cli.py": {"cli.main"},
+    **({} if EXTRA else {"test_export.py": {"export.export_bioimage"}}),
     "test_data.py": {"data.load_or_stand_in"},
     "test_experiments.py": {
         "results.table.read_table",
@@ -530,7 +562,15 @@ EXEMPT = {
 # Of the commands, argparse checks what they are given.
 EXEMPT |= {
     f"cli.run_{name}": "a command; `main` tells what it refuses"
-    for name in ("cells", "data", "evaluate", "experiments", "predict", "train")
+    for name in (
+        "cells",
+        "data",
+        "evaluate",
+        "experiments",
+        "export",
+        "predict",
+        "train",
+    )
 }
 
 

@@ -12,6 +12,7 @@ The modules follow the chapters of the book:
 7   `metrics`                the challenge's five metrics
 8   `results`, `networks`    recorded runs; networks in files, the published one
 9   `cells`                  instance labels from probabilities, their sizes and scores
+10  `export`                 ONNX, packages of the BioImage Model Zoo
 ==  =======================  =====================================================
 
 `plot` draws the book's figures, and `cli` is the command line, ``unet-lib``.

@@ -108,7 +108,8 @@ def check_output(
             )
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"{path} exists: give another name, or add --overwrite to replace it."
+            f"{path} exists: give another name, or add --overwrite (overwrite=True in "
+            "Python) to replace it."
         )
     parent = Path(os.path.realpath(path)).parent
     if not parent.is_dir():

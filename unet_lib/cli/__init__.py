@@ -19,6 +19,7 @@ try:
     from unet_lib import _messages
     from unet_lib.cli.cells import run_cells
     from unet_lib.cli.data import run_data
+    from unet_lib.cli.export import run_export
     from unet_lib.cli.predict import run_evaluate, run_predict
     from unet_lib.cli.train import configuration, run_experiments, run_train
 except KeyboardInterrupt:
@@ -31,7 +32,15 @@ except ImportError as error:
 __all__ = ["main"]
 
 HELP = {"-h", "--help"}
-RUNS = (run_data, run_train, run_predict, run_cells, run_evaluate, run_experiments)
+RUNS = (
+    run_data,
+    run_train,
+    run_predict,
+    run_cells,
+    run_evaluate,
+    run_experiments,
+    run_export,
+)
 COMMANDS: dict[str, Callable[..., None]] = {
     run.__name__.removeprefix("run_"): run for run in RUNS
 }
