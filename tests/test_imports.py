@@ -69,6 +69,7 @@ def test_the_package_shows_its_names_without_torch():
 
 
 EXTRAS = ("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib")
+EXTRAS += ("zarr", "ome_zarr", "dask")
 BAR = f"""
 import importlib.abc, sys
 

@@ -165,14 +165,20 @@ def _predict_folder(
     todo = [file for file in files if overwrite or not names[file].exists()]
     model = options.load(network)
     output.mkdir(parents=True, exist_ok=True)
-    with tqdm(todo, unit="image") as bar:
-        for file in bar:
-            bar.set_postfix_str(file.name)
+    try:
+        for file in tqdm(todo, unit="image"):
             found = reading.read(file)
             _predict_one(model, found, file, names[file], options, progress=False)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped. {output} holds whole files only, and those that are written are "
+            "kept: the same command goes on from there."
+        ) from None
     print(f"Probabilities of cell of {len(todo)} images written to {output}.")
     if kept := len(files) - len(todo):
-        print(f"{kept} that were there are kept; --overwrite replaces them.")
+        said = "1 that was there is" if kept == 1 else f"{kept} that were there are"
+        replaced = "it" if kept == 1 else "them"
+        print(f"{said} kept; --overwrite replaces {replaced}.")
 
 
 def _predict_zarr(
