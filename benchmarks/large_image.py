@@ -77,7 +77,7 @@ def difference(folder: Path, side: int, channels: int) -> float:
     image = zarr.open_array(folder / "image", mode="r")
     cell = zarr.open_array(folder / "cell", mode="r")
     reach, width, found = halo(network), 512, []
-    for start in (0, side // 2 // 16 * 16, (side - width) // 16 * 16):
+    for start in (0, side // 2 // 16 * 16, max(0, side - width) // 16 * 16):
         top = max(0, start - reach)
         part = slice(top, min(side, start + width + reach))
         expected = predict(network, image[part, part] / np.float32(255))
