@@ -51,7 +51,7 @@ def predicted(network, source, shape=None, **options):
 @example(3, 129, 1, 16, 0)
 @example(2, 1, 1, 1, 0)
 @example(1, 150, 90, 1, 0)
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_blocks_are_the_whole(depth, height, width, block, more):
     network = NETWORKS[depth]
     image = np.random.default_rng(height).random((height, width), np.float32)
