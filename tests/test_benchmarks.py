@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import large_image
 import numpy as np
 import pytest
 import run
@@ -125,6 +126,18 @@ def test_losses_that_part_are_not_timed():
     check_losses("same", [1.0, 2.0], [1.001, 2.0], half=False)
     with pytest.raises(AssertionError, match="other way"):
         check_losses("other way", [1.0, 2.2], [1.0, 2.0], half=True)
+
+
+def test_a_large_image_is_measured(tmp_path, monkeypatch):
+    pytest.importorskip("zarr")
+    monkeypatch.setattr(large_image.data, "load_or_stand_in", lambda: STACKS)
+    assert large_image.draw(tmp_path, side=250) == "synthetic"
+    image = large_image.zarr.open_array(tmp_path / "image")[:]
+    np.testing.assert_array_equal(image[:96, :96], (255 * IMAGES[0]).round())
+    assert image.shape == (250, 250)
+    found = large_image.measure(tmp_path, side=250, channels=1)
+    assert found["peak_mb"] >= found["before_mb"] > 0
+    assert large_image.difference(tmp_path, side=250, channels=1) < 1e-6
 
 
 def test_the_papers_operations():

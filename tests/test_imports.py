@@ -71,6 +71,7 @@ def test_the_package_shows_its_names_without_torch():
 EXTRAS = (
     *("elasticdeform", "skimage", "pooch", "IPython", "ipywidgets", "matplotlib"),
     *("onnx", "onnxscript", "onnxruntime", "bioimageio", "pydantic"),
+    *("zarr", "ome_zarr", "dask"),
 )
 BAR = f"""
 import importlib.abc, sys

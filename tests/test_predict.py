@@ -62,10 +62,11 @@ def stitched(network, image, tile, together=1):
     """The same from `predict`'s own parts, before it rounds to float32."""
     axes = plan_tiles(network, image.shape, tile)
     padded = mirror_pad(image[None, None], *axes)
+    pixels = together * axes[0].tile * axes[1].tile
     with torch.no_grad():
-        scores = module._stitch(network, padded, *axes, together)
+        cell = module.stitch(network, padded, *axes, pixels)
     height, width = image.shape
-    return torch.softmax(scores, 1)[0, 1, :height, :width].numpy()
+    return cell[0, 0, :height, :width]
 
 
 def tiles_for(network, image):

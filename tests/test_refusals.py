@@ -30,6 +30,7 @@ from unet_lib.augment import (
     displacement_field,
     resample,
 )
+from unet_lib.blocks import halo, predict_into
 from unet_lib.cells import find_cells, measure_cells, score_cells
 from unet_lib.data import Stacks, export_slices, folds, load_dic_hela, load_isbi2012
 from unet_lib.data.dic_hela import synthetic_cells
@@ -86,6 +87,11 @@ def sampler(**changes):
 def loss(**changes):
     given = {"scores": SCORES, "labels": CLASSES, "weights": PIXELS}
     return weighted_cross_entropy(**given | changes)
+
+
+def block(source=IMAGE, target=None, network=NETWORK, **options):
+    target = np.zeros((48, 48), np.float32) if target is None else target
+    return predict_into(network, source, target, **options)
 
 
 UNKNOWN = np.where(np.arange(48) < 9, -1, LABEL.astype(int))
@@ -355,6 +361,32 @@ REFUSED = [
     (lambda: TrainConfig.from_dict({"rate": 1}), "rate of TrainConfig; known are aug"),
     (lambda: TrainConfig.from_dict({"augmentation": None}), "Augmentation, got None"),
     (lambda: TrainConfig.from_dict({"augmentation": {"turn": 1}}), "turn of Augmen"),
+    # blocks
+    (lambda: halo(torch.nn.ReLU()), "a UNet, or one in .* got ReLU"),
+    (lambda: block(IMAGE.tolist()), "with a shape, a dtype and slices, .* got a list"),
+    (lambda: block(IMAGE[0]), r"\(height, width\) or \(slices, .*got \(48,\)"),
+    (lambda: block(IMAGES[None]), r"height, width\) with .*got \(1, 4, 48, 48\)"),
+    (lambda: block(IMAGE[:0]), r"at least one pixel, got \(0, 48\)"),
+    (lambda: block(np.dstack([IMAGE] * 3)), "source .* looks like color"),
+    (lambda: block(IMAGES, network=UNet(3, base_channels=1)),
+     r"\(3, height, width\) or \(slices, 3, .* got \(4, 48, 48\)"),
+    (lambda: block(network=UNet(num_classes=1, base_channels=1)), "two classes"),
+    (lambda: block(IMAGE * 1j), "real numbers, got complex64"),
+    (lambda: block(GREYS), r"got uint8: give .*value_range=\(0, 255\)"),
+    (lambda: block(IMAGE > 0.5), r"got bool: give .*value_range=\(0, 1\)"),
+    (lambda: block(IMAGE * 255), r"in and around rows 0 to 47 .* value_range=\(0, 255"),
+    (lambda: block(IMAGE - 1), "from 0 to 1, got float32 from -"),
+    (lambda: block(np.where(LABEL, IMAGE, NAN)), "finite .* NaN or infinity in and"),
+    *[(partial(block, value_range=given), "two finite numbers .low, high.")
+      for given in [(1, 0), (0,), (0, 1, 2), 5, (0, NAN), ("0", "1"), (0, INFINITY)]],
+    *[(partial(block, target=target), "target of shape .48, 48. and type float32")
+      for target in (IMAGE[1:].copy(), IMAGE.astype(np.float64), LABEL, [0])],
+    (lambda: block(IMAGES), r"target of shape \(4, 48, 48\) .*of shape \(48, 48\)"),
+    (lambda: block(block=0), "block must be an integer from 1 on, not 0"),
+    (lambda: block(block=64.0), r"block must be an integer .* not 64\.0"),
+    (lambda: block(max_pixels=9), r"take max_pixels=\d+ or more"),
+    (lambda: block(max_pixels=1e6), "max_pixels must be an integer"),
+    (lambda: block(network=PADDED, max_pixels=999), "pass max_pixels=2304, or "),
     # train
     (lambda: loss(scores=SCORES[:, 0]), r"got \(2, 5, 4\)"),
     (lambda: loss(scores=SCORES[0, 0, 0]), "Expected scores"),
@@ -508,6 +540,11 @@ ELSEWHERE = {
     },
     "test_model.py": {"networks.load_network"},
     "test_predict.py": {"predict.plan_axis", "predict.plan_tiles", "predict.predict"},
+    "test_omezarr.py": {
+        "data.omezarr.is_zarr",
+        "data.omezarr.read_zarr",
+        "data.omezarr.written_zarr",
+    },
     "test_pretrained.py": {"networks.load_pretrained"},
     "test_records.py": {
         "results.changes",

@@ -8,7 +8,7 @@ The modules follow the chapters of the book:
 3   `weights`, `loss`        the weight map, the weighted cross-entropy
 4   `augment`                deformation, rotation, gray values, the tile sampler
 5   `config`, `train`        what a run is asked to do; `fit`, with checkpoints
-6   `predict`                overlap-tile prediction, test-time augmentation
+6   `predict`, `blocks`      overlap-tile prediction, also of more than memory holds
 7   `metrics`                the challenge's five metrics
 8   `results`, `networks`    recorded runs; networks in files, the published one
 9   `cells`                  instance labels from probabilities, their sizes and scores

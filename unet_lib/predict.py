@@ -209,7 +209,7 @@ def predict(
     version_of = _rotated if versions == 7 else _quarter_turned
     bar = tqdm(total=slices * versions, unit="pass", disable=not progress)
     used = min(slices * covered, max(max_pixels, rows.tile * columns.tile))
-    with bar, _memory_advice(unet, device, (height, width), used):
+    with bar, memory_advice(unet, device, (height, width), used):
         for start in range(0, slices, together):
             some = slice(start, start + together)
             total = np.zeros(probabilities[some].shape)
@@ -256,21 +256,24 @@ def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
     return np.pad(images, pads, mode="reflect")
 
 
-def _stitch(
-    network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, together: int
-) -> torch.Tensor:
-    """Logits ``(slices, classes, height, width)``, `together` tiles a pass.
+def stitch(
+    network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
+) -> np.ndarray:
+    """Probabilities of all that is covered, ``(slices, maps, height, width)``.
 
-    Images and logits stay in the host's memory; only the tiles of a pass and their
-    logits are on the network's device.
+    Of two classes there is one map, that of class 1. Only the tiles of a pass, and
+    their logits, are on the network's device.
     """
     weight = next(network.parameters())
-    scores = torch.empty(
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    classes = unwrapped(network).arguments["num_classes"]
+    first = 1 if classes == 2 else 0
+    probabilities = torch.empty(
         len(padded),
-        unwrapped(network).arguments["num_classes"],
+        classes - first,
         (rows.tiles - 1) * rows.stride + rows.output,
         (columns.tiles - 1) * columns.stride + columns.output,
-        dtype=weight.dtype,
+        dtype=wide,
     )
     corners = [
         (image, row * rows.stride, column * columns.stride)
@@ -278,6 +281,7 @@ def _stitch(
             range(len(padded)), range(rows.tiles), range(columns.tiles)
         )
     ]
+    together = max(1, max_pixels // (rows.tile * columns.tile))
     for start in range(0, len(corners), together):
         here = corners[start : start + together]
         tiles = [
@@ -286,28 +290,15 @@ def _stitch(
         ]
         # Converted before it is moved: MPS has no double precision.
         batch = torch.from_numpy(np.stack(tiles)).to(weight.dtype).to(weight.device)
-        outputs = network(batch).cpu()
-        for (image, top, left), output in zip(here, outputs, strict=True):
-            place = scores[image, :, top : top + rows.output]
+        seen = torch.softmax(network(batch), dim=1, dtype=wide)[:, first:].cpu()
+        for (image, top, left), output in zip(here, seen, strict=True):
+            place = probabilities[image, :, top : top + rows.output]
             place[..., left : left + columns.output] = output
-    return scores
-
-
-def _softmax(
-    network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
-) -> np.ndarray:
-    """Of all that is covered, ``(slices, maps, height, width)``; of two, class 1."""
-    together = max(1, max_pixels // (rows.tile * columns.tile))
-    scores = _stitch(network, padded, rows, columns, together)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    probabilities = torch.softmax(scores, dim=1, dtype=wide)
-    if probabilities.shape[1] == 2:
-        probabilities = probabilities[:, 1:]
     return probabilities.numpy()
 
 
 @contextmanager
-def _memory_advice(
+def memory_advice(
     unet: UNet, device: torch.device, size: tuple[int, int], used: int
 ) -> Iterator[None]:
     """Turn errors for a lack of memory into a MemoryError with advice.
@@ -345,7 +336,7 @@ def _quarter_turned(
     turned = turned[..., ::-1] if version >= 4 else turned
     height, width = turned.shape[2:]
     axes = plan_tiles(unwrapped(network), (height, width), tile, max_pixels)
-    seen = _softmax(network, mirror_pad(turned, *axes), *axes, max_pixels)
+    seen = stitch(network, mirror_pad(turned, *axes), *axes, max_pixels)
     seen = seen[..., :height, :width]
     seen = seen[..., ::-1] if version >= 4 else seen
     return np.rot90(seen, -(version % 4), axes=(2, 3))
@@ -381,7 +372,7 @@ def _rotated(
     # The border is read from the mirrored slice too, not from a mirrored canvas.
     offset = center - rotation @ (canvas_center + border)
     padded = resample(images, rotation, offset, tuple(axis.padded for axis in axes))
-    seen = _softmax(network, padded, *axes, max_pixels)
+    seen = stitch(network, padded, *axes, max_pixels)
     back = canvas_center - rotation.T @ center
     return resample(seen, rotation.T, back, images.shape[2:])
 

@@ -1,16 +1,22 @@
 """The commands that use a trained network: predict and score."""
 
+import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 import tyro
+from tqdm.auto import tqdm
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from unet_lib import _messages
-from unet_lib._files import check_output, write_text
+from unet_lib._files import check_folder, check_output, write_text
 from unet_lib.cli.cells import evaluate_instances
+
+if TYPE_CHECKING:
+    from unet_lib.data.images import Images
+    from unet_lib.model import UNet
 
 
 def run_predict(
@@ -43,13 +49,21 @@ def run_predict(
       unet-lib predict results/recorded-run/network.safetensors \\
           test-volume.tif probabilities.tif
 
+    A folder of images of one size is a stack. If OUTPUT is a folder too, each of its
+    images, of whatever size, gets a TIFF of its own there, named after it; those that
+    are there already are kept, so the same command goes on after an interruption.
+
+    If OUTPUT ends in .zarr, an OME-Zarr image is written block by block, and IMAGES may
+    be an OME-Zarr image that is larger than the memory. After an interruption the same
+    command goes on with the blocks in OUTPUT.partial.
+
     --versions is test-time augmentation: the average over the paper's 7 rotations, or
     over the 8 quarter turns and mirror images, takes 7 or 8 times as long.
 
     Args:
         network: a .safetensors file of a training run.
-        images: a TIFF, PNG or JPEG, one image or a stack, or a folder of them.
-        output: the TIFF to write.
+        images: a TIFF, PNG or JPEG, one image or a stack, a folder of them, or a .zarr.
+        output: the TIFF to write, a folder for one TIFF per image, or a name.zarr.
         channel: the one channel or color to take, counted from 1.
         grey: convert colors to gray.
         value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
@@ -57,24 +71,198 @@ def run_predict(
         device: "cpu", "cuda" or "mps"; None takes the fastest one available.
         tile: pixels per side of a tile, 572 in the paper; None computes the fewest.
         max_pixels: the most pixels of a tile, which bounds the memory needed.
-        overwrite: replace OUTPUT if it exists.
+        overwrite: replace OUTPUT, or the TIFFs in it, if they exist.
     """
-    from unet_lib.data.images import read_images
-    from unet_lib.networks import load_network
-    from unet_lib.predict import predict
-    from unet_lib.train.processes import join
+    from unet_lib.data.omezarr import is_zarr
 
-    check_output(output, (".tif", ".tiff"), [network, images], overwrite)
-    found = read_images(images, channel, grey, value_range)
-    model = load_network(network, join(device, batch=1).device)
+    reading = Reading(channel, grey, value_range)
+    options = Options(device, tile, max_pixels, versions)
+    if is_zarr(output) or is_zarr(images):
+        _predict_zarr(network, images, output, reading, options, overwrite)
+    elif images.is_dir() and (output.is_dir() or not output.suffix):
+        _predict_folder(network, images, output, reading, options, overwrite)
+    else:
+        check_output(output, (".tif", ".tiff"), [network, images], overwrite)
+        found = reading.read(images)
+        _predict_one(options.load(network), found, images, output, options)
+        print(f"Probabilities of cell written to {output}.")
+
+
+class Reading(NamedTuple):
+    """How pixels become gray values, as `data.images.read_images` takes it."""
+
+    channel: int | None
+    grey: bool
+    value_range: tuple[float, float] | Literal["auto"] | None
+
+    def read(self, path: Path) -> "Images":
+        from unet_lib.data.images import read_images
+
+        return read_images(path, *self)
+
+
+class Options(NamedTuple):
+    """How a network predicts."""
+
+    device: str | None
+    tile: int | None
+    max_pixels: int
+    versions: Literal[1, 7, 8]
+
+    def load(self, network: Path) -> "UNet":
+        from unet_lib.networks import load_network
+        from unet_lib.train.processes import join
+
+        return load_network(network, join(self.device, batch=1).device)
+
+
+def _predict_one(
+    model: "UNet",
+    found: "Images",
+    images: Path,
+    output: Path,
+    options: Options,
+    progress: bool = True,
+) -> None:
+    from unet_lib.predict import predict
+
     pixels = found.for_channels(model.arguments["in_channels"])
     if isinstance(pixels, list):
         raise ValueError(
-            f"{images} holds images of different sizes: give them one file at a time."
+            f"{images} holds images of different sizes, which are not a stack: give "
+            f"the name of a folder as OUTPUT, such as {output.with_suffix('')}, and "
+            "each gets a TIFF of its own."
         )
-    probabilities = predict(model, pixels, tile, max_pixels, versions, progress=True)
+    tile, max_pixels, versions = options[1:]
+    probabilities = predict(model, pixels, tile, max_pixels, versions, progress)
     found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
+
+
+def _predict_folder(
+    network: Path,
+    images: Path,
+    output: Path,
+    reading: Reading,
+    options: Options,
+    overwrite: bool,
+) -> None:
+    """One TIFF for each image of a folder."""
+    from unet_lib.data.images import image_files
+
+    check_folder(output)
+    if output.is_dir() and output.samefile(images):
+        raise ValueError(
+            f"{output} is the folder that is read, and what is written there would be "
+            "read the next time: give another folder."
+        )
+    files = image_files(images)
+    names = {file: output / f"{file.stem}.tif" for file in files}
+    for one, other in itertools.combinations(files, 2):
+        if names[one].name.lower() == names[other].name.lower():
+            raise ValueError(
+                f"{one.name} and {other.name} in {images} would both be written to "
+                f"{names[one]}: rename one of them."
+            )
+    todo = [file for file in files if overwrite or not names[file].exists()]
+    model = options.load(network)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        for file in tqdm(todo, unit="image"):
+            found = reading.read(file)
+            _predict_one(model, found, file, names[file], options, progress=False)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped. {output} holds whole files only, and those that are written are "
+            "kept: the same command goes on from there."
+        ) from None
+    print(f"Probabilities of cell of {len(todo)} images written to {output}.")
+    if kept := len(files) - len(todo):
+        said = "1 that was there is" if kept == 1 else f"{kept} that were there are"
+        replaced = "it" if kept == 1 else "them"
+        print(f"{said} kept; --overwrite replaces {replaced}.")
+
+
+def _predict_zarr(
+    network: Path,
+    images: Path,
+    output: Path,
+    reading: Reading,
+    options: Options,
+    overwrite: bool,
+) -> None:
+    """Block by block into an OME-Zarr image."""
+    from unet_lib.blocks import predict_into
+    from unet_lib.data.omezarr import is_zarr, read_zarr, written_zarr
+
+    _check_zarr(images, output, options, overwrite)
+    limits = None
+    if is_zarr(images):
+        if reading.grey:
+            raise ValueError(
+                f"{images} has channels, and not colors that --grey could convert: "
+                "choose one with --channel."
+            )
+        found, limits = read_zarr(images, reading.channel, reading.value_range)
+    else:
+        found = reading.read(images)
+    model = options.load(network)
+    pixels = found.for_channels(model.arguments["in_channels"])
+    if isinstance(pixels, list):
+        raise ValueError(
+            f"{images} holds images of different sizes, which are not a stack: give "
+            "them one file at a time, or a folder as OUTPUT."
+        )
+    classes = model.arguments["num_classes"]
+    try:
+        with written_zarr(output, found, classes if classes > 2 else None) as (
+            target,
+            record,
+        ):
+            predict_into(
+                model,
+                pixels,
+                target,
+                value_range=limits,
+                max_pixels=options.max_pixels,
+                record=record,
+                progress=True,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped. The blocks that are done are kept: the same command goes on from "
+            "there."
+        ) from None
     print(f"Probabilities of cell written to {output}.")
+
+
+def _check_zarr(images: Path, output: Path, options: Options, overwrite: bool) -> None:
+    """Refuse before the work what an OME-Zarr image as OUTPUT cannot be."""
+    if output.suffix.lower() != ".zarr":
+        raise ValueError(
+            f"{output} must end in .zarr: an OME-Zarr image is predicted block by "
+            "block, into another one."
+        )
+    if options.tile is not None or options.versions != 1:
+        raise ValueError(
+            "--tile and --versions are for images in memory: leave them out, or write "
+            "a TIFF of images that fit."
+        )
+    if output.exists() and images.exists() and output.samefile(images):
+        raise ValueError(
+            f"{output} is the input and would be lost: give another name for the "
+            "output."
+        )
+    if output.exists() and not overwrite:
+        raise FileExistsError(
+            f"{output} exists: give another name, or add --overwrite to replace it."
+        )
+    if output.exists() and not any(
+        (output / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
+    ):
+        raise FileExistsError(
+            f"{output} is not a Zarr folder, and is not replaced: give another name."
+        )
+    check_folder(output.parent)
 
 
 def run_evaluate(
