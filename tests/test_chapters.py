@@ -9,7 +9,7 @@ import record
 import torch
 from torch import nn
 
-from unet_lib import UNet, data, weights
+from unet_lib import UNet, data, metrics, weights
 from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
@@ -135,3 +135,17 @@ def test_the_stitching_to_keep_is_the_librarys(size):
     length = network.input_size(max(size))
     whole = box["stitch"](image, run, length, 16, border)
     np.testing.assert_allclose(ours, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [1, 3, 8])
+def test_the_scores_to_keep_are_the_librarys(cells):
+    random = np.random.default_rng(cells)
+    labels = np.zeros((30, 40), bool)  # height and width differ
+    for row, column in random.integers(3, 27, (cells, 2)):
+        labels[row - 3 : row + 3, column - 3 : column + 3] = True
+    labels[:, ::7] = False  # at least two cells
+    probabilities = np.clip(labels + random.normal(0, 0.4, labels.shape), 0, 1)
+    box, library = kept("metrics"), metrics.evaluate(labels, probabilities)
+    for name in ("v_rand", "v_info"):
+        at_half = library.curves[name].values[5]
+        assert box[name](labels, probabilities > 0.5) == pytest.approx(at_half)

@@ -129,8 +129,7 @@ def pixel_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
     A pixel is called cell where its probability is above the threshold. True
     and false ones are summed over all slices before F = 2PR/(P+R), which is their
     Dice coefficient. This is the challenge's pixel error (Table 1 of the paper), not
-    the fraction of wrong pixels. Arguments and errors as for `evaluate`. Built in
-    :doc:`overlap-tile`.
+    the fraction of wrong pixels. Arguments and errors as for `evaluate`.
     """
     return _curve("pixel_error", labels, probabilities)
 
