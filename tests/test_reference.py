@@ -22,7 +22,7 @@ MODULES = PAGE.partition(".. unet-lib::")[2].strip("`\n ").split()
 LEFT_OUT = {"cli"}
 # Used in all chapters, and in none yet.
 WITHOUT_CHAPTER = {"plot", "plot.colours", "data.images", "data.tiff"}
-WITHOUT_CHAPTER |= {"blocks", "cells", "data.dic_hela", "data.omezarr"}
+WITHOUT_CHAPTER |= {"blocks", "cells", "data.dic_hela", "data.omezarr", "export"}
 ENTRIES = [
     pytest.param(entry, id=entry.path)
     for name in MODULES
