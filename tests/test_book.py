@@ -320,10 +320,10 @@ def test_a_page_that_differs_from_its_recording_fails_the_build(build, tmp_path)
     assert not re.search(r"mybinder|colab|/edit/|issues/new|repository", shown)
 
 
-# Options that are no part of the method: where and on what it runs, what is kept of it,
+# Options that are no part of the method: where it runs, on what data, what is kept,
 # and the one whose own fields are options.
 NO_METHOD = {"device", "held_out", "save_every", "seed", "watch_at"}
-NO_METHOD |= {"in_channels", "num_classes", "augmentation"}
+NO_METHOD |= {"in_channels", "num_classes", "instances", "augmentation"}
 
 
 def test_each_option_of_the_method_is_on_the_page_of_deviations():
