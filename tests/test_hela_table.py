@@ -93,9 +93,11 @@ def test_the_books_table():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("threshold = 0.5", "", r"hela-blocks/baseline: \[cells\] must have numbers"),
-        ("threshold = 0.5", "treshold = 0.5", r"must have numbers named .*not"),
-        ("threshold = 0.5", "threshold = 'a'", r"must have numbers named .*not"),
+        ("threshold = 0.4", "", r"hela-blocks/baseline: \[cells\] must have numbers"),
+        ("threshold = 0.4", "treshold = 0.4", r"must have numbers named .*not"),
+        ("threshold = 0.4", "threshold = 'a'", r"must have numbers named .*not"),
+        ("threshold = 0.4", "threshold = 0.45", r"threshold must be of .* not 0\.45"),
+        ("components = 0.7", "components = 1", r"components must be of .* not 1"),
         ('split = "blocks"', 'split = "odd"', r"split must be of .* not 'odd'"),
         ("folds = [1, 2, 3]", "folds = [4]", r"folds of blocks are 1 to 3, not 4"),
         ("folds = [1, 2, 3]", "folds = [0]", r"folds of blocks are 1 to 3, not 0"),
@@ -110,7 +112,7 @@ def test_what_is_no_table(tmp_path, old, new, message):
 
 
 def test_frames_are_prepared(frames):
-    settings = hela.CellSettings(2, 0.25, 0.75, 0.5, 6.0, 500)
+    settings = hela.CellSettings(2, 0.25, 0.75, 0.7, 0.4, 6.0, 500)
     images, labels = hela.prepared(frames, settings)
     assert images.shape == labels.shape == (18, 32, 32)
     mean = frames.images[3, 4:6, 8:10].mean()
@@ -133,13 +135,18 @@ def test_a_record_is_of_the_masks_beside_it(made, frames):
             [np.asarray(Image.open(pictures / f"{n:02d}.png")) for n in run.scored]
         )
         assert masks.shape[1:] == (64, 64)
-        for method, h in (("components", None), ("watershed", 1.0)):
-            cells = find_cells(masks / 255, watershed=h, smallest=3)
-            expected = score_cells(frames.labels[list(run.scored)], cells)
-            found = figures(folder / "results" / run.name, method)
-            assert found == {name: getattr(expected, name) for name in SCORES}
-            counts = record["scores"][method]["counts"]
-            assert counts["missed"] == expected.missed
+        cells = find_cells(masks / 255, watershed=1.0, smallest=3)
+        expected = score_cells(frames.labels[list(run.scored)], cells)
+        found = figures(folder / "results" / run.name, "watershed")
+        assert found == {name: getattr(expected, name) for name in SCORES}
+        assert record["scores"]["watershed"]["counts"]["missed"] == expected.missed
+        # The masks are those at the watershed's threshold.
+        components = find_cells(masks / 255, smallest=3)
+        expected = score_cells(frames.labels[list(run.scored)], components)
+        found = figures(folder / "results" / run.name, "components", 0.4)
+        assert found == {name: getattr(expected, name) for name in SCORES}
+        curve = record["scores"]["components"]["figures"]["seg"]
+        assert (curve["threshold"], curve["value"]) == (0.7, curve["values"][4])
     first = json.loads((folder / "results" / runs[0].name / "scores.json").read_text())
     expected = ["01/31", "01/33", "01/34", "02/27", "02/34", "02/38"]
     assert first["frames"] == expected
@@ -159,7 +166,7 @@ def test_records_are_read_like_all_others(made):
     assert {state(run, folder / "work", folder / "results") for run in runs} == {
         "recorded"
     }
-    moved = runs[0]._replace(cells=dataclasses.replace(runs[0].cells, threshold=0.4))
+    moved = runs[0]._replace(cells=dataclasses.replace(runs[0].cells, threshold=0.5))
     found = state(moved, folder / "work", folder / "results")
     assert found == "recorded with another threshold"
 

@@ -24,6 +24,7 @@ from unet_lib._checks import (
 )
 
 __all__ = [
+    "COUNTS",
     "SCORES",
     "CellScores",
     "find_cells",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from unet_lib.cells import SCORES, CellScores, find_cells, score_cells
+from unet_lib.cells import COUNTS, SCORES, CellScores, find_cells, score_cells
 from unet_lib.config import TrainConfig
 from unet_lib.data.dic_hela import FRAMES, Frames
 from unet_lib.model import UNet
@@ -21,6 +21,7 @@ from unet_lib.train import fit
 
 COUNT = sum(map(len, FRAMES.values()))
 BLOCKS = 3  # of time, in each sequence
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # at which cells are scored
 SPLITS = {"blocks": BLOCKS, "sequences": len(FRAMES)}  # and their folds
 
 
@@ -33,14 +34,16 @@ class CellSettings:
             probabilities are brought back to full size before anything is scored.
         low: gray value that becomes 0, of 0 to 1.
         high: gray value that becomes 1.
-        threshold: of `cells.find_cells`.
-        watershed: of the scores with a watershed; components are scored without.
+        components: threshold of the scores by connected components, of `THRESHOLDS`.
+        threshold: of those by a watershed, and of the recorded masks; likewise.
+        watershed: of `cells.find_cells`.
         smallest: of `cells.find_cells`.
     """
 
     downscale: int
     low: float
     high: float
+    components: float
     threshold: float
     watershed: float
     smallest: int
@@ -54,6 +57,11 @@ class CellSettings:
                 f"[cells] must have numbers named {', '.join(sorted(known))}, not "
                 f"{found}."
             )
+        for name in ("components", "threshold"):
+            if found[name] not in THRESHOLDS:
+                raise ValueError(
+                    f"{name} must be of {THRESHOLDS}, not {found[name]!r}."
+                )
         return cls(**found)
 
 
@@ -136,26 +144,31 @@ def _scores(
 ) -> dict[str, Any]:
     """By connected components, and by the watershed, as `results.figures` reads them.
 
-    A score has a single threshold.
+    The value of a score is that at the threshold of the settings, not the best.
     """
     scores = {}
-    for method, h in (("components", None), ("watershed", settings.watershed)):
-        cells = find_cells(probabilities, settings.threshold, h, settings.smallest)
-        found = score_cells(labels, cells)
-        figures = {name: _figure(name, found, settings.threshold) for name in SCORES}
-        counts = found.to_dict()
-        for name in (*SCORES, "jaccard", "per_slice"):
-            del counts[name]
+    for method, own, h in (
+        ("components", settings.components, None),
+        ("watershed", settings.threshold, settings.watershed),
+    ):
+        found = [
+            score_cells(labels, find_cells(probabilities, at, h, settings.smallest))
+            for at in THRESHOLDS
+        ]
+        place = THRESHOLDS.index(own)
+        counts = {name: getattr(found[place], name) for name in COUNTS}
+        figures = {name: _curve(name, found, place) for name in SCORES}
         scores[method] = {"figures": figures, "counts": counts}
     return scores
 
 
-def _figure(name: str, scores: CellScores, threshold: float) -> dict[str, Any]:
-    value = getattr(scores, name)
+def _curve(name: str, found: list[CellScores], place: int) -> dict[str, Any]:
+    values = [getattr(one, name) for one in found]
+    slices = zip(*(one.per_slice for one in found), strict=True)
     return {
-        "value": value,
-        "threshold": threshold,
-        "values": [value],
-        "thresholds": [threshold],
-        "per_slice": [[getattr(one, name)] for one in scores.per_slice],
+        "value": values[place],
+        "threshold": THRESHOLDS[place],
+        "values": values,
+        "thresholds": THRESHOLDS,
+        "per_slice": [[getattr(one, name) for one in row] for row in slices],
     }
