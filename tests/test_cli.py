@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 from unet_lib import cli, data, train
-from unet_lib.augment import Augmentation
+from unet_lib.augment import Augmentation, TileSampler
+from unet_lib.cli.files import write_preview
 from unet_lib.config import TrainConfig
 from unet_lib.metrics import evaluate
 from unet_lib.model import UNet
-from unet_lib.networks import save_network
+from unet_lib.networks import load_network, save_network
 from unet_lib.predict import predict
 from unet_lib.results import table as experiments
 
@@ -553,6 +555,209 @@ def test_a_run_of_a_file_and_options(tmp_path):
     assert recorded["held_out"] == [3, 4]
     assert recorded["augmentation"]["rotation"] is False
     assert recorded["augmentation"]["deformation"] == 2.0  # as in the file
+
+
+# Files of one's own.
+
+SMALL = ["--device=cpu", "--base-channels=1", "--depth=1", "--tile=24", "--steps=1"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, thirty_slices):
+    """A folder of images and one of masks, of two sizes, to train on from here."""
+    monkeypatch.chdir(tmp_path)
+    for folder, stack in zip(("images", "masks"), thirty_slices, strict=True):
+        (tmp_path / folder).mkdir()
+        pixels = np.rint(255 * stack).astype(np.uint8)
+        for n in range(4):
+            name = f"cell-{n}{'.tif' if folder == 'images' else '_mask.tif'}"
+            size = {"resolution": (4, 4), "metadata": {"unit": "um"}}
+            tifffile.imwrite(
+                f"{folder}/{name}", pixels[n, : 48 - n // 2], imagej=True, **size
+            )
+    return ["train", "run", "--images", "images", "--labels", "masks", *SMALL]
+
+
+def test_train_on_files_is_fit_of_their_arrays(own, thirty_slices, tmp_path, capsys):
+    assert cli.main([*own, "--hold-out", "0.3"]) == 0
+    out = capsys.readouterr().out
+    assert "4 images of 2 sizes, 1 channel, a pixel 0.25 × 0.25 µm." in out
+    assert "Held out: cell-3.tif." in out
+    assert "Held out, cell-3.tif: pixel error (1 - Dice of the cell class) 0." in out
+    images, labels = (
+        [one[n, : 48 - n // 2] for n in range(4)] for one in thirty_slices
+    )
+    images = [np.rint(255 * one).astype(np.float32) / np.float32(255) for one in images]
+    config = TrainConfig(
+        device="cpu", base_channels=1, depth=1, tile=24, steps=1, held_out=(3,)
+    )
+    train.fit(config, images, labels, "arrays", progress=False)
+    networks = [tmp_path / run / "network.safetensors" for run in ("run", "arrays")]
+    assert networks[0].read_bytes() == networks[1].read_bytes()
+    record = json.loads(Path("run/files.json").read_text())
+    assert record["files"][1] == {"image": "cell-1.tif", "labels": "cell-1_mask.tif"}
+    assert record["pixel_size"][1:] == [0.25, 0.25]
+    assert record["unit"] == "µm"
+    assert record["held_out"] == ["cell-3.tif"]
+    # Finished, it is the same run again; other labels are another one.
+    assert cli.main([*own, "--hold-out", "0.3"]) == 0
+    mask = tifffile.imread("masks/cell-0_mask.tif")
+    tifffile.imwrite("masks/cell-0_mask.tif", 255 - mask)
+    assert cli.main([*own, "--hold-out", "0.3"]) == 1
+    assert "a run on other labels" in capsys.readouterr().err
+
+
+def test_a_preview_is_there_before_the_first_step(own, monkeypatch, capsys):
+    def step(*arguments):
+        assert Path("run/preview.png").exists()
+        assert str(Path("run/preview.png")) in capsys.readouterr().out
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.steps, "next_step", step)
+    assert cli.main(own) == 130
+
+
+def test_a_preview_shows_images_labels_and_weights(tmp_path):
+    images, labels = np.full((2, 40, 40), 0.6, np.float32), np.zeros((2, 40, 40), int)
+    labels[:, :20, :15], labels[:, :20, 25:], labels[:, 30:] = 1, 1, -1
+    weights = np.where(labels < 0, 0, 4).astype(np.float32)
+    weights[1, :20] = 1
+    sampler = TileSampler(images, labels, weights, tile=24, output=20)
+    write_preview(tmp_path / "preview.png", sampler, ["a.tif", "b.tif"])
+    shown = np.asarray(Image.open(tmp_path / "preview.png"))
+    assert shown.shape == (16 + 2 * (16 + 8 + 320), 3 * 328, 3)
+    for number in range(2):
+        top = 32 + number * 344
+        image, label, weight = (
+            shown[top : top + 320, x : x + 320] for x in (0, 328, 656)
+        )
+        assert (image == 153).all()
+        left, right, between, unknown = (
+            label[80, 60],
+            label[80, 260],
+            label[80, 160],
+            label[300, 9],
+        )
+        assert left.max() == right.max() == 255
+        assert (left != right).any()
+        assert not between.any()
+        assert (unknown == 96).all()
+        assert (weight[80] == (128 if number else 255)).all()
+        assert not weight[300].any()
+
+
+def stored(names, pixels):
+    for name in names:
+        tifffile.imwrite(name, pixels)
+
+
+MASKS = [f"masks/cell-{n}_mask.tif" for n in range(4)]
+BLOCKS = np.kron(np.arange(9).reshape(3, 3), np.ones((16, 16))).astype(np.int16)
+
+
+def blocks(labels=BLOCKS):
+    """Masks with a number for each of eight cells, or with other labels."""
+    for n, name in enumerate(MASKS):
+        tifffile.imwrite(name, labels[: 48 - n // 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "said"),
+    [
+        (["--instances"], {"instances": True}, "pixel error (1 - Dice"),
+        (["--num-classes=9"], {"num_classes": 9}, ": mean Dice of the classes above 0"),
+        (["--instances", "--unknown=8"], {"instances": True}, "pixel error"),
+    ],
+)
+def test_train_on_numbers_of_cells_or_classes(options, fields, said, own, capsys):
+    blocks()
+    assert cli.main([*own, *options, "--held-out", "1", "3"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Held out, cell-1\.tif, cell-3\.tif: ", out)
+    assert said in out
+    recorded = json.loads(Path("run/config.json").read_text())
+    assert {name: recorded[name] for name in fields} == fields
+
+
+def test_train_on_colors_and_from_a_network(own, thirty_slices, capsys):
+    """The files say how many channels there are, and the network its width."""
+    images, labels = (one[:3] for one in thirty_slices)
+    colors = np.rint(255 * np.stack([images, 1 - images, images**2], -1))
+    tifffile.imwrite("stack.tif", colors.astype(np.uint8), photometric="rgb")
+    tifffile.imwrite("labels.tif", labels, photometric="minisblack")
+    stack = ["--images=stack.tif", "--labels=labels.tif"]
+    assert cli.main(["train", "colors", *stack, *SMALL, "--hold-out=0.4"]) == 0
+    assert "Held out: stack.tif (slice 2)." in capsys.readouterr().out
+    assert json.loads(Path("colors/config.json").read_text())["in_channels"] == 3
+    more = ["--from=colors/network.safetensors", "--tile=24", "--steps=1"]
+    assert cli.main(["train", "more", *stack, *more, "--learning-rate=1e-30"]) == 0
+    fields = json.loads(Path("more/config.json").read_text())
+    assert [fields[n] for n in ("in_channels", "base_channels", "depth")] == [3, 1, 1]
+    first, second = (
+        load_network(f"{n}/network.safetensors") for n in ("colors", "more")
+    )
+    for old, new in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(old, new)
+    assert "No image is held out" in capsys.readouterr().out
+
+
+def network(**arguments):
+    save_network(UNet(**{"base_channels": 1, "depth": 1} | arguments), "n.safetensors")
+
+
+FROM = ["--from", "n.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda: stored(MASKS[1:2], BLOCKS[:40] % 2), [],
+         "cell-1.tif has 48 × 48 pixels and cell-1_mask.tif 40 × 48"),
+        (lambda: os.rename(MASKS[2], "masks/x.tif"), [],
+         "without labels: cell-2.tif; without an image: x.tif"),
+        (lambda: blocks(0 * BLOCKS), [],
+         "nothing to learn: all pixels of the slices to train on are of class 0"),
+        (blocks, [], "cell-0_mask.tif has labels of 9 values, from 0 to 8: expected 0 "
+         "(background) and 1 or 255 (cell). Give --instances"),
+        (blocks, ["--num-classes=3"], "expected 3 classes, from 0 (background) to 2. "
+         "Give --instances (instances=True) if they number cells"),
+        (lambda: stored(MASKS[:1], BLOCKS - 2), ["--instances"],
+         "256 pixels labeled -2: expected whole numbers from -1."),
+        (lambda: stored(MASKS[:1], BLOCKS % 2 + 254 * (BLOCKS == 3)), [],
+         "--unknown 255 (unknown=255) if 255 marks pixels without a label"),
+        (lambda: None, ["--unknown=0"], "-1 is unknown in any case, and 0"),
+        (lambda: blocks(-1 + 0 * BLOCKS), [],
+         "nothing to learn: all pixels of the slices to train on are unknown (-1)"),
+        (lambda: network(in_channels=3), FROM,
+         "cell-0.tif has 1 channel, and the network takes 3"),
+        (network, [*FROM, "--base-channels=2"], "has base_channels=1, and the "
+         "configuration says base_channels=2"),
+        (lambda: None, FROM, "No network at n.safetensors"),
+        (lambda: None, ["--fold=1"], "--fold and --data are of the book's stack"),
+        (lambda: None, ["--hold-out=0.2", "--held-out=1"], "both say what to hold out"),
+        (lambda: None, ["--hold-out=1"], "leaves images to train on, such as"),
+        (lambda: None, ["--held-out=4"], "Cannot hold out slices [4] of 4"),
+        (lambda: None, ["--labels=images"], "in places of their own, got run, images"),
+        (lambda: None, ["--channel=2"], "cell-0.tif has 1 channel, counted"),
+    ],
+)  # fmt: skip
+def test_train_refuses_files(change, options, message, own, capsys):
+    change()
+    assert cli.main([*own, *options]) == 1
+    assert message in flat(capsys.readouterr().err)
+    assert not Path("run").exists()
+
+
+def test_train_wants_images_and_labels(capsys):
+    for one in ("--images", "--labels"):
+        assert cli.main(["train", "run", one, "folder"]) == 1
+        assert "Expected both --images and --labels" in capsys.readouterr().err
+
+
+def test_an_image_without_a_cell_is_named(own, capsys):
+    stored(MASKS[1:2], 0 * tifffile.imread(MASKS[1]))
+    assert cli.main(own) == 0
+    assert "warning: no cell is labeled in cell-1.tif" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -209,6 +209,23 @@ def test_one_channel_may_be_named():
     assert outcome(plain) == outcome(named)
 
 
+def test_a_preview_is_of_what_is_learned(tmp_path):
+    """Before the first step, in the run's folder, and not where nothing is left."""
+    seen = []
+
+    def started(sampler):
+        assert (tmp_path / "config.json").exists()
+        assert not (tmp_path / "history.csv").exists()
+        seen.append(sampler)
+
+    for _ in range(2):
+        fit(CONFIG, IMAGES, LABELS, tmp_path, progress=False, started=started)
+    (sampler,) = seen
+    np.testing.assert_array_equal(sampler.maps[:, 0], IMAGES[:2])
+    np.testing.assert_array_equal(sampler.maps[:, 1], LABELS[:2])
+    np.testing.assert_array_equal(sampler.maps[:, 2], weight_map(LABELS[:2]))
+
+
 # A network to start from.
 
 

@@ -20,7 +20,7 @@ from unet_lib.predict import predict
 from unet_lib.results import figures
 from unet_lib.results import table as experiments
 from unet_lib.results.table import read_table, run_table, state
-from unet_lib.train import TrainConfig, checkpoint, steps
+from unet_lib.train import TrainConfig, checkpoint, examples, steps
 from unet_lib.weights import weight_map
 
 REAL = Path(__file__).parent.parent / "results" / "experiments.toml"
@@ -602,7 +602,7 @@ def test_what_is_held_out_reaches_neither_tiles_nor_weight_maps(
         return weight_map(labels, *rest)
 
     monkeypatch.setattr(steps, "TileSampler", Spy)
-    monkeypatch.setattr(steps, "weight_map", weights)
+    monkeypatch.setattr(examples, "weight_map", weights)
     text = TABLE.replace("folds = [1, 2]", f"folds = [{fold}]")
     make(tmp_path, f"tiny/plain/{fold}-0", text=text)
     training = [z for z in range(5) if z != fold - 1]

@@ -501,7 +501,7 @@ def test_labels_with_a_color_table(path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.where(GREY < 50, -1, CELL.astype(np.int16)), "pixels labeled -1"),
+        (np.where(GREY < 50, -2, CELL.astype(np.int16)), "pixels labeled -2"),
         (np.where(GREY < 50, np.nan, CELL).astype(np.float32), "pixels labeled nan"),
         (CELL * np.float32(0.5), r"labeled 0\.5"),
         (
@@ -526,6 +526,14 @@ def test_labels_that_are_not_binary(labels, message, path):
     else:
         with pytest.raises(ValueError, match="expected whole numbers"):
             read_labels(path, binary=False)
+
+
+def test_minus_one_is_unknown_and_not_binary(path):
+    labels = np.where(GREY < 50, -1, GREY.astype(np.int16))
+    tifffile.imwrite(path, labels)
+    np.testing.assert_array_equal(read_labels(path, binary=False).pixels[0], labels)
+    with pytest.raises(ValueError, match=r"labeled -1: .* label them first"):
+        read_labels(path)
 
 
 def test_masks_that_are_not_clear(path):

@@ -530,6 +530,7 @@ ELSEWHERE = {
         "data.images.read_labels",
         "data.images.read_probabilities",
     },
+    "test_labeled.py": {"data.labeled.read_labels_of"},
     "test_metrics.py": {
         "metrics.evaluate",
         "metrics.pixel_error",

@@ -18,6 +18,7 @@ HOUSE = Path(__file__).parent
 STOPPED = 128  # and the signal's number, as a shell has it
 RESUMES = ("train", "experiments")
 PIXEL_ERROR = "pixel error (1 - Dice of the cell class)"
+MEAN_DICE = "mean Dice of the classes above 0 (1 is best)"
 
 
 def print_stacks(stacks: "Stacks") -> None:

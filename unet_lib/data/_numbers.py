@@ -295,20 +295,21 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     return raster
 
 
-def check_whole_numbers(labels: np.ndarray, name: str) -> None:
-    """ValueError unless labels are whole numbers, 0 at least."""
+def check_whole_numbers(labels: np.ndarray, name: str, least: int = 0) -> None:
+    """ValueError unless labels are whole numbers, `least` or above."""
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
     if labels.dtype.kind == "f":
-        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < 0)
+        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < least)
     else:
-        wrong = labels < 0
+        wrong = labels < least
     if wrong.any():
         one = labels[wrong][0].item()
         raise ValueError(
             f"{name} has {_count(wrong)} labeled {one:g}: expected whole numbers from "
-            "0. Where this marks pixels without a label, label them first; labels at "
-            "them are not taken for background."
+            f"{least}. Where this marks pixels without a label, "
+            f"{'store -1 there' if least else 'label them first'}; labels at them are "
+            "not taken for background."
         )
 
 

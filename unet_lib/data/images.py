@@ -153,7 +153,7 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
     Args:
         path: of a TIFF or a PNG, or a folder, as for `read_images`.
         binary: whether they are 0 = membrane or background and 1 or 255 = cell. Else
-            they are numbers of classes or of cells, 0 = background.
+            they are numbers of classes or of cells, 0 = background, -1 = unknown.
 
     Returns:
         `Images` of uint8, 0 and 1; or of int32, as stored.
@@ -166,7 +166,7 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
     labels = []
     for number, name in enumerate(names):
         raster = rasters[number] = _numbers.label_numbers(rasters[number], name)
-        _numbers.check_whole_numbers(raster.pixels, name)
+        _numbers.check_whole_numbers(raster.pixels, name, 0 if binary else -1)
         labels.append(_numbers.binary(raster.pixels, name) if binary else raster.pixels)
     _check_alike(rasters, names, types=False)
     largest = max(int(part.max(initial=0)) for part in labels)

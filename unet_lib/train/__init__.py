@@ -60,6 +60,7 @@ def fit(
     progress: bool = True,
     watchers: Iterable[str] = (),
     network: nn.Module | None = None,
+    started: Callable[[TileSampler], None] | None = None,
 ) -> Run:
     """Train one network; with a folder, record the run and resume it there.
 
@@ -85,6 +86,8 @@ def fit(
         network: whose weights to start from, as of `load_pretrained`, instead of
             random ones; it stays as it is. Its arguments must be those of the
             configuration, dropout aside.
+        started: called with the sampler of the tiles before the first step of this
+            call, when the folder is this run's: for a preview.
 
     Raises:
         ValueError: for stacks that do not fit together or are not as said
@@ -122,7 +125,7 @@ def fit(
             check_batch_norm(share, tile, config.depth, config.padding)
         with settings(config, device), explained(config, device, folder):
             job = _Job(config, images, labels, start, folder, processes)
-            run = _fit(job, progress, watchers)
+            run = _fit(job, progress, watchers, started)
         failed = False
         return run
     finally:
@@ -156,7 +159,12 @@ class _Job:
         folders.write_history(self.output / "history.csv", state.history, self.metric)
 
 
-def _fit(job: _Job, progress: bool, watchers: tuple[str, ...]) -> Run:
+def _fit(
+    job: _Job,
+    progress: bool,
+    watchers: tuple[str, ...],
+    started: Callable[[TileSampler], None] | None,
+) -> Run:
     """A run from its beginning, or its last checkpoint, to its record."""
     config, processes = job.config, job.processes
     with ExitStack() as ends:
@@ -171,6 +179,8 @@ def _fit(job: _Job, progress: bool, watchers: tuple[str, ...]) -> Run:
         _resume(job, state)
         trains = state.step < config.steps
         if trains and processes.first:
+            if started is not None:
+                started(sampler)
             job.watching.extend(_watchers(job, state, progress, watchers))
             for watcher in job.watching:
                 ends.enter_context(watcher)

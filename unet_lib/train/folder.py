@@ -185,10 +185,10 @@ def write_picture(path: Path, probabilities: np.ndarray) -> None:
     save_png(path, np.round(255 * probabilities).astype(np.uint8))
 
 
-def save_png(path: Path, gray: np.ndarray) -> None:
-    """Write 8-bit gray values ``(height, width)``; OSError if it cannot be."""
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Write 8-bit gray values ``(height, width)``, or colors; OSError if it fails."""
     with written(path) as temporary:
-        Image.fromarray(gray).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""The labels of images that were read from files, matched by name and checked.
+
+`unet_lib.train.fit` takes the pixels of both.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from unet_lib._checks import UNKNOWN, is_whole
+from unet_lib.data.images import Images, read_labels
+
+__all__ = ["read_labels_of"]
+
+
+def read_labels_of(
+    images: Images,
+    path: str | Path,
+    instances: bool = False,
+    num_classes: int = 2,
+    unknown: int | None = None,
+) -> Images:
+    """Read the labels of images, slice by slice in their order.
+
+    The files of two folders belong together where they have the same name without its
+    ending, or where all names of labels add the same beginning or end to those of their
+    images, as in ``cell-1.tif`` and ``cell-1_mask.png``. One file of images and one of
+    labels belong together whatever their names.
+
+    Args:
+        images: as `read_images` returns them.
+        path: of a TIFF or a PNG, one image or a stack, or a folder of them.
+        instances: whether labels number the cells, 0 = background.
+        num_classes: above 2, labels are numbers of classes from 0, the background.
+            Else each file holds 0 = background and 1 = cell, or 0 and 255.
+        unknown: the number of pixels without a label; -1 is one in any case.
+
+    Returns:
+        `Images` of int32, -1 = unknown; of two classes 1 = cell. A list where the
+        slices differ in size.
+
+    Raises:
+        ValueError: for files without a partner, each of which is named, for labels of
+            another size than their images, for labels of other values, and for what
+            `read_labels` refuses.
+        OSError: for what cannot be opened.
+    """
+    if unknown is not None and (not is_whole(unknown) or unknown < 1):
+        raise ValueError(
+            "Expected unknown (--unknown) as an integer from 1 on, such as 255, got "
+            f"{unknown!r}: -1 is unknown in any case, and 0 is background."
+        )
+    read = read_labels(path, binary=False)
+    ours, theirs = _slices(images.names), _slices(read.names)
+    pairs = _paired([*ours], [*theirs])
+    _check_sizes(images, read, [(ours[a], theirs[b]) for a, b in pairs])
+    labels: list[np.ndarray] = []
+    for _, name in pairs:
+        parts = [read.pixels[number] for number in theirs[name]]
+        if unknown is not None:
+            parts = [np.where(one == unknown, UNKNOWN, one) for one in parts]
+        if not instances:
+            _check_values({*map(int, _values(parts))}, name, num_classes)
+        binary = not instances and num_classes == 2
+        labels += [np.sign(one) for one in parts] if binary else parts
+    one_size = isinstance(images.pixels, np.ndarray)
+    names = tuple(name for _, name in pairs for _ in theirs[name])
+    return replace(read, pixels=np.stack(labels) if one_size else labels, names=names)
+
+
+def _slices(names: tuple[str, ...]) -> dict[str, list[int]]:
+    """The numbers of the slices of each file."""
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(name, []).append(number)
+    return numbers
+
+
+def _paired(images: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """Each image file with its label file."""
+    if len(images) == len(labels) == 1:
+        return [(images[0], labels[0])]
+    ours, theirs = _by_stem(images), _by_stem(labels)
+    before, after = _added(ours, theirs)
+    partner = {stem: theirs.get(before + stem + after) for stem in ours}
+    alone = [ours[stem] for stem, found in partner.items() if found is None]
+    unused = sorted({*labels} - {*partner.values()})
+    if alone or unused:
+        said = [f"without labels: {', '.join(alone)}"] * bool(alone)
+        said += [f"without an image: {', '.join(unused)}"] * bool(unused)
+        raise ValueError(
+            "Expected a file of labels for each image, matched by name, but "
+            f"{'; '.join(said)}. Give both the same name, or add the same beginning or "
+            "end to all names of labels, as in cell-1.tif and cell-1_mask.png; move "
+            "files without a partner elsewhere."
+        )
+    return [(ours[stem], f"{found}") for stem, found in partner.items()]
+
+
+def _by_stem(names: list[str]) -> dict[str, str]:
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"(\.ome)?\.[^.]*$", "", name, flags=re.IGNORECASE)
+        if stem in stems:
+            raise ValueError(
+                f"{stems[stem]} and {name} have the same name without its ending, so "
+                "that it is not clear which labels belong to which: rename one of them."
+            )
+        stems[stem] = name
+    return stems
+
+
+def _added(images: Iterable[str], labels: Iterable[str]) -> tuple[str, str]:
+    """What most names of labels add before and after those of their images."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for image, label in itertools.product(images, labels):
+        for at in re.finditer(f"(?={re.escape(image)})", label):
+            counts[label[: at.start()], label[at.start() + len(image) :]] += 1
+
+    def rank(added: tuple[str, str]) -> tuple[int, int]:
+        return counts[added], -len("".join(added))
+
+    return max(counts, key=rank, default=("", ""))
+
+
+def _check_sizes(
+    images: Images, labels: Images, pairs: list[tuple[list[int], list[int]]]
+) -> None:
+    """ValueError, which names each, for labels of another size than their images."""
+    wrong = []
+    for ours, theirs in pairs:
+        name, other = images.names[ours[0]], labels.names[theirs[0]]
+        sizes = [images.pixels[number].shape[-2:] for number in ours]
+        found = [labels.pixels[number].shape for number in theirs]
+        if len(sizes) != len(found):
+            wrong.append(
+                f"{name} has {len(sizes)} slice(s) and {other} has {len(found)}"
+            )
+        elif sizes != found:
+            (one, two) = next(
+                both for both in zip(sizes, found, strict=True) if both[0] != both[1]
+            )
+            wrong.append(
+                f"{name} has {one[0]} × {one[1]} pixels and {other} {two[0]} × {two[1]}"
+            )
+    if wrong:
+        raise ValueError(
+            f"Expected labels of the size of their images, but {'; '.join(wrong)} "
+            "(height × width): save the labels of these images again, neither cropped "
+            "nor turned nor resized."
+        )
+
+
+def _values(parts: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate([np.unique(one) for one in parts]))
+
+
+def _check_values(values: set[int], name: str, num_classes: int) -> None:
+    """ValueError for labels that are not those of so many classes."""
+    values -= {UNKNOWN}
+    highest = max(values, default=0)
+    if highest < num_classes or (num_classes == 2 and values <= {0, 255}):
+        return
+    expected = "0 (background) and 1 or 255 (cell)"
+    if num_classes > 2:
+        expected = f"{num_classes} classes, from 0 (background) to {num_classes - 1}"
+    advice = (
+        "Give --instances (instances=True) if they number cells, or --num-classes "
+        f"{highest + 1} (num_classes={highest + 1}) if they number classes"
+    )
+    if 255 in values and len(values) > 2:
+        advice += ", with --unknown 255 (unknown=255) if 255 marks pixels without a "
+        advice += "label"
+    raise ValueError(
+        f"{name} has labels of {len(values)} values, from {min(values)} to {highest}: "
+        f"expected {expected}. {advice}. If they are grays, of resizing or a soft "
+        "brush, save what is above a threshold as 255."
+    )
