@@ -547,6 +547,7 @@ ELSEWHERE = {
     },
     "test_pretrained.py": {"networks.load_pretrained"},
     "test_records.py": {
+        "results.ablation_table",
         "results.changes",
         "results.figures",
         "results.per_slice",
