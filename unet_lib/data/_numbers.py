@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from unet_lib._checks import is_real
 from unet_lib.data._raster import Raster
 
 # Of red, green and blue in a gray value: ITU-R BT.601, as in Pillow and in Fiji's
@@ -25,6 +26,7 @@ DIVIDE = (
 )
 CHOOSE = "choose one channel with channel=1 (--channel 1)"
 AUTO = 'value_range="auto" (--range auto)'
+INVERT = "in Fiji, choose Image > Lookup Tables > Invert LUT"
 SAVE = "save what you mean as a gray image"
 
 
@@ -40,10 +42,9 @@ def visible(raster: Raster, name: str) -> Raster:
     if raster.meaning == "MINISWHITE":
         if pixels.dtype.kind not in "bu":
             raise ValueError(
-                f"{name} says that small values are white (PhotometricInterpretation "
-                f"MinIsWhite, an inverting LUT in Fiji) and holds {pixels.dtype}, "
-                "which has no largest value: in Fiji, choose Image > Lookup Tables > "
-                "Invert LUT, and save it again."
+                f"{name} says that small values are white (MinIsWhite) and holds "
+                f"{pixels.dtype}, which has no largest value: {INVERT}, and save it "
+                "again."
             )
         pixels = ~pixels if pixels.dtype.kind == "b" else largest(raster) - pixels
         return replace(raster, pixels=pixels, meaning="MINISBLACK")
@@ -57,27 +58,21 @@ def visible(raster: Raster, name: str) -> Raster:
             axes = raster.lead + "SYX"
             return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=8)
     raise ValueError(
-        f"{name} stores its pixels as {raster.meaning} (its "
-        "PhotometricInterpretation), which are not intensities of light: convert it to "
-        "gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > Grays) or to "
-        "RGB, and save it again."
+        f"{name} stores its pixels as {raster.meaning}, which are not intensities: "
+        "convert it to gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > "
+        "Grays) or to RGB, and save it again."
     )
 
 
 def _table(raster: Raster, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The color table and the indices into it."""
-    table, pixels = raster.palette, raster.pixels
-    if (
-        table is None
-        or pixels.dtype.kind not in "bu"
-        or pixels.max(initial=0) >= len(table)
-    ):
+    table, indices = raster.palette, raster.pixels
+    whole = table is not None and indices.dtype.kind in "bu"
+    if table is None or not whole or indices.max(initial=0) >= len(table):
         raise ValueError(f"{name} has indices that its color table does not hold.")
     if table.max(initial=0) > 255:  # TIFF has 16 bits, of which the upper 8 count
         table = table >> 8
-    return table.astype(np.uint8), pixels.astype(
-        np.uint8 if len(table) <= 256 else np.uint16
-    )
+    return table.astype(np.uint8), indices.astype(np.uint16)
 
 
 def largest(raster: Raster) -> int | np.ndarray:
@@ -132,42 +127,30 @@ def value_limits(
     """
     low = min(raster.pixels.min().item() for raster in rasters)
     high = max(raster.pixels.max().item() for raster in rasters)
-    kind = rasters[0].pixels.dtype.kind
-    if kind not in "buif" or not np.isfinite([low, high]).all():
+    dtype, top = rasters[0].pixels.dtype, 1
+    if dtype.kind not in "buif" or not np.isfinite([low, high]).all():
         raise ValueError(
-            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "expected finite real numbers. Replace NaN and infinite pixels, or take "
-            "the absolute value of complex ones, and save it again."
+            f"{where} holds {dtype} values from {low} to {high}: expected finite real "
+            "numbers. Replace NaN and infinite pixels, or take the absolute value of "
+            "complex ones, and save it again."
         )
     if value_range is not None:
         return _asked(rasters, value_range, where)
-    if kind == "b":
-        return 0, 1
-    if kind == "f":
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(
-                f"{where} holds {rasters[0].pixels.dtype} values from {low:g} to "
-                f"{high:g}: expected values from 0 to 1. "
-                + (DIVIDE if probabilities else _advice(*_likely(low, high)))
-            )
-        return 0, 1
-    if low < 0:
-        raise ValueError(
-            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "with values below zero it is not clear which are black and white. "
-            + (DIVIDE if probabilities else _advice(low, high))
-        )
-    top = int(np.iinfo(rasters[0].pixels.dtype).max)
-    top = int(largest(rasters[0])) if kind == "u" else top
-    if high <= DARK * top:
-        said = (
-            f"{where} holds {rasters[0].pixels.dtype} values up to {high} only, "
-            f"{high / top:.1%} of its range, 0 to {top}"
-        )
-        if probabilities:
-            raise ValueError(f"{said}: expected values from 0 to 1. {DIVIDE}")
+    if dtype.kind in "ui":
+        top = int(largest(rasters[0]) if dtype.kind == "u" else np.iinfo(dtype).max)
+    said = f"{where} holds {dtype} values from {low:g} to {high:g}"
+    outside = low < -ROUNDING or (dtype.kind == "f" and high > 1 + ROUNDING)
+    dark = dtype.kind in "ui" and high <= DARK * top
+    if outside or (dark and probabilities):
+        advice = DIVIDE if probabilities else _advice(*_likely(low, high))
+        raise ValueError(f"{said}: expected values from 0 to {top}. {advice}")
+    if dark:
         advice = _advice(0, _full(int(high)) if top > 255 else high)
-        warnings.warn(f"{said}: nearly black. {advice}", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"{said}, of a range of 0 to {top}: nearly black. {advice}",
+            UserWarning,
+            stacklevel=4,
+        )
     return 0, top
 
 
@@ -194,31 +177,27 @@ def _asked(
     value_range: tuple[float, float] | Literal["auto"],
     where: str,
 ) -> tuple[float, float]:
-    if isinstance(value_range, str):
-        if value_range != "auto":
-            raise ValueError(
-                f'Expected a value_range of two numbers or "auto", got {value_range!r}.'
-            )
+    if isinstance(value_range, str) and value_range == "auto":
         every = np.concatenate([raster.pixels.ravel() for raster in rasters])
         low, high = np.percentile(every, PERCENTILES).tolist()
-        if not low < high:
-            numbers = RANGE.format(0, _full(int(high)), 0, _full(int(high)))
-            raise ValueError(
-                f"{where} is nearly one gray value: the {PERCENTILES[0]}th and "
-                f"{PERCENTILES[1]}th percentile are {low:g} and {high:g}, which leaves "
-                f"no range. Give one of two numbers, such as {numbers}."
-            )
-        return low, high
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        low = high = np.nan
-    if not -np.inf < low < high < np.inf:
+        if low < high:
+            return low, high
+        numbers = RANGE.format(*(0, _full(int(high))) * 2)
         raise ValueError(
-            "Expected a value_range of two numbers LOW < HIGH (--range LOW HIGH), got "
-            f"{value_range!r}."
+            f"{where} is nearly one gray value: the percentiles {PERCENTILES} are "
+            f"{low:g} and {high:g}, which leaves no range. Give one, such as {numbers}."
         )
-    return low, high
+    try:
+        low, high = value_range
+        valid = is_real(low) and is_real(high) and -np.inf < low < high < np.inf
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            "Expected a value_range of two numbers LOW < HIGH (--range LOW HIGH) or "
+            f'"auto", got {value_range!r}.'
+        )
+    return float(low), float(high)
 
 
 def scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -257,8 +236,8 @@ def label_numbers(raster: Raster, name: str) -> Raster:
         )
     if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         raise ValueError(
-            f"{name} stores its pixels as {raster.meaning} (its "
-            "PhotometricInterpretation): expected labels as a gray image."
+            f"{name} stores its pixels as {raster.meaning}: expected labels as a gray "
+            "image."
         )
     raster = opaque(raster, name, SAVE)
     if raster.meaning == "RGB" and raster.channel_axis:
@@ -277,19 +256,18 @@ def label_numbers(raster: Raster, name: str) -> Raster:
         )
     if raster.meaning == "MINISWHITE":
         raise ValueError(
-            f"{name} says that 0 is white (PhotometricInterpretation MinIsWhite, an "
-            "inverting LUT in Fiji), so that it is not clear which pixels are labeled. "
-            "In Fiji, choose Image > Lookup Tables > Invert LUT, check that cells are "
-            "white, and save it again."
+            f"{name} says that 0 is white (MinIsWhite), so that it is not clear which "
+            f"pixels are labeled: {INVERT}, check that cells are white, and save it "
+            "again."
         )
     if raster.meaning == "PALETTE":
         table, indices = _table(raster, name)
         used = np.unique(indices)
         if table[0].any() or not table[used[used > 0]].any(axis=1).all():
             raise ValueError(
-                f"{name} has a color table that shows 0 in a color, or another label "
-                "in black, so that it is not clear which is the background. Save it as "
-                "a gray image."
+                f"{name} has a color table that shows 0 in a color or another label in "
+                "black: it is not clear which is the background. Save it as a gray "
+                "image."
             )
         return replace(raster, meaning="MINISBLACK")
     return raster
@@ -299,16 +277,14 @@ def check_whole_numbers(labels: np.ndarray, name: str) -> None:
     """ValueError unless labels are whole numbers, 0 at least."""
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
-    if labels.dtype.kind == "f":
-        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < 0)
-    else:
-        wrong = labels < 0
+    with np.errstate(invalid="ignore"):  # infinity has no remainder
+        wrong = (labels < 0) | (
+            (labels % 1 != 0) if labels.dtype.kind == "f" else False
+        )
     if wrong.any():
-        one = labels[wrong][0].item()
         raise ValueError(
-            f"{name} has {_count(wrong)} labeled {one:g}: expected whole numbers from "
-            "0. Where this marks pixels without a label, label them first; labels at "
-            "them are not taken for background."
+            f"{name} has {_count(wrong)} labeled {labels[wrong][0]:g}: expected whole "
+            "numbers from 0. Where this marks pixels without a label, label them first."
         )
 
 
@@ -319,20 +295,20 @@ def binary(labels: np.ndarray, name: str) -> np.ndarray:
         if (labels[cell] == one).all():
             return cell
     values = np.unique(labels[cell])
-    if set(values.tolist()) == {1, 255}:
+    others = values[~np.isin(values, (1, 255))]
+    if not others.size:
         raise ValueError(
             f"{name} has {_count(labels == 1)} of 1 and {_count(labels == 255)} of "
             "255: expected labels of 0 (membrane) and one of them (cell). If 255 marks "
             "pixels without a label, label them first."
         )
-    wrong = ~np.isin(labels, (0, 1, 255))
-    others = values[~np.isin(values, (1, 255))]
+    wrong = np.isin(labels, others)
     raise ValueError(
         f"{name} has {_count(wrong)} of {len(others)} other "
         f"value{'s' * (len(others) > 1)}, such as {others[0]:g}: expected labels of 0 "
         "(membrane) and 1 or 255 (cell). Grays come from JPEG, resizing or soft "
-        "brushes: choose a threshold, and save the labels above it as 255. Numbers of "
-        "cells or classes are not binary labels: read them as such, or save labels > 0."
+        "brushes: save what is above a threshold as 255. Numbers of cells or classes "
+        "are not binary labels: save labels > 0."
     )
 
 
