@@ -27,6 +27,10 @@ DIVIDE = (
 CHOOSE = "choose one channel with channel=1 (--channel 1)"
 AUTO = 'value_range="auto" (--range auto)'
 INVERT = "in Fiji, choose Image > Lookup Tables > Invert LUT"
+SLICES = (
+    "If they are slices, say so (in Fiji under Image > Properties, with "
+    "tifffile.imwrite by metadata={'axes': 'ZYX'})"
+)
 SAVE = "save what you mean as a gray image"
 
 
@@ -230,10 +234,6 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     Raises:
         ValueError: where the file's tags leave open which number is which.
     """
-    if raster.lossy:
-        raise ValueError(
-            f"{name} is a JPEG, which changes values: save labels as PNG or TIFF."
-        )
     if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         raise ValueError(
             f"{name} stores its pixels as {raster.meaning}: expected labels as a gray "
@@ -250,9 +250,7 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     if raster.channel_axis:
         raise ValueError(
             f"{name} has {raster.pixels.shape[-3]} channels: expected labels of one. "
-            "Save the one you mean by itself; or, if they are slices, say so (in Fiji "
-            "under Image > Properties; with tifffile.imwrite by metadata={'axes': "
-            "'ZYX'})."
+            f"Save the one you mean by itself. {SLICES}."
         )
     if raster.meaning == "MINISWHITE":
         raise ValueError(

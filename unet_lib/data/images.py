@@ -67,29 +67,21 @@ class Images:
         found = parts[0].shape[-3] if "C" in self.axes else 1
         if found == count:
             return self.pixels
-        spread = [np.ptp(part, axis=-3).max(initial=0) for part in parts * self.colors]
-        if count == 1 and self.colors and not any(spread):
+        equal = not any(np.ptp(part, axis=-3).any() for part in parts * self.colors)
+        if count == 1 and self.colors and equal:
             grey = [part[..., 0, :, :] for part in parts]
             return grey if isinstance(self.pixels, list) else grey[0]
-        kind = "colors (red, green, blue)" if self.colors else "channels"
-        if count == 1:
-            advice = f"choose one with channel=1 to {found} (--channel on the command "
-            advice += "line)"
-            if self.colors:
-                advice += ", or convert them to gray with grey=True (--grey)"
-            else:
-                advice += (
-                    "; or, if they are slices, say so (in Fiji under Image > "
-                    "Properties; with tifffile.imwrite by metadata={'axes': 'ZYX'})"
-                )
-        elif "C" not in self.axes:
-            kind = "channel" if found == 1 else kind
+        kind = "colors" if self.colors else "channel" + "s" * (found > 1)
+        advice = f"choose one with channel=1 to {found} (--channel on the command line)"
+        if count > 1:
             advice = (
-                "take images of that many channels, their axis named (as "
-                "tifffile.imwrite names it with metadata={'axes': 'CYX'})"
+                f"take a network of {found}, or images of {count} channels, with the "
+                "axis named (as tifffile.imwrite does by metadata={'axes': 'CYX'})"
             )
+        elif self.colors:
+            advice += ", or convert them to gray with grey=True (--grey)"
         else:
-            advice = f"take images of {count} channels, or a network of {found}"
+            advice += f". {_numbers.SLICES}"
         raise ValueError(
             f"{self.names[0]} has {found} {kind}, and the network takes {count}: "
             f"{advice}."
@@ -162,7 +154,7 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
         ValueError: for any other value, naming one, and for what cannot be read.
         OSError: for what cannot be opened.
     """
-    rasters, names, folder = _load(path)
+    rasters, names, folder = _load(path, lossless=True)
     labels = []
     for number, name in enumerate(names):
         raster = rasters[number] = _numbers.label_numbers(rasters[number], name)
@@ -193,12 +185,7 @@ def read_probabilities(path: str | Path) -> Images:
         ValueError: for other values, and for what cannot be read.
         OSError: for what cannot be opened.
     """
-    loaded = _load(path)
-    for raster, name in zip(*loaded[:2], strict=True):
-        if raster.lossy:
-            raise ValueError(
-                f"{name} is a JPEG, which changes values: save probabilities as TIFF."
-            )
+    loaded = _load(path, lossless=True)
     images = _images(loaded, str(path), probabilities=True)
     if "C" not in images.axes:
         return images
@@ -238,8 +225,8 @@ def image_files(folder: str | Path) -> list[Path]:
     files.sort(key=lambda file: _natural(file.name))
     if missing := _missing([file.name for file in files]):
         warnings.warn(
-            f"{folder} has numbered files, and {', '.join(missing)} of them is missing "
-            "or are: what is before and after a gap is read as neighbors.",
+            f"{folder} has numbered files without {', '.join(missing)}: what is "
+            "before and after a gap is read as neighbors.",
             UserWarning,
             stacklevel=2,
         )
@@ -280,37 +267,41 @@ def _kind(path: Path) -> str:
     if head.startswith(OTHERS):
         return "other"
     raise ValueError(
-        f"{path} is not a TIFF, PNG or JPEG image"
-        f"{', it is empty' if not head else ''}: save it as one of them, or, in a "
-        "folder of images, move it elsewhere."
+        f"{path} is not a TIFF, PNG or JPEG image{'' if head else ', it is empty'}: "
+        "save it as one of them or, in a folder of images, move it elsewhere."
     )
 
 
-def _load(path: str | Path) -> tuple[list[Raster], list[str], bool]:
+def _load(
+    path: str | Path, lossless: bool = False
+) -> tuple[list[Raster], list[str], bool]:
     """The files of a path, what errors call them, and whether it is a folder."""
     path = resolved(path)
     files = image_files(path) if path.is_dir() else [path]
     rasters = []
     for file in files:
         raster = read_raster(file) if _kind(file) == "TIFF" else read_picture(file)
+        if lossless and raster.lossy:
+            raise ValueError(
+                f"{file} is a JPEG, which changes values: save it as PNG or TIFF."
+            )
         # One unnamed axis is a stack's; of two it is not known which.
         if raster.lead not in ("Q", "I") and not set(raster.lead) <= {"T", "Z"}:
             raise ValueError(
-                f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}, of "
-                "which slices and channels cannot be told: save it in Fiji with named "
-                "axes, or with tifffile.imwrite(..., metadata={'axes': 'ZCYX'})."
+                f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}: name "
+                "slices and channels, in Fiji or with tifffile.imwrite(..., "
+                "metadata={'axes': 'ZCYX'})."
             )
         if raster.of_set and len(files) > 1:
             raise ValueError(
-                f"{file} is one of a set of OME-TIFF files that are one stack: name "
-                "this file instead of its folder, and the set is read."
+                f"{file} is one of a set of OME-TIFF files that are one stack: name it "
+                "instead of its folder."
             )
         height, width = raster.pixels.shape[-2:]
         if width in (2, 3, 4) and height > 8 * width and raster.lead:
             raise ValueError(
-                f"{file} holds {raster.pixels.shape[-3]} images {width} pixels wide: "
-                "its last axis looks like colors. Save it with them named, as with "
-                "tifffile.imwrite(..., photometric='rgb'), or with axes 'CYX'."
+                f"{file} holds images {width} pixels wide: its last axis looks like "
+                "colors. Name it, as with tifffile.imwrite(..., photometric='rgb')."
             )
         rasters.append(raster)
     return rasters, [str(file) for file in files], path.is_dir()
