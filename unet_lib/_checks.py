@@ -240,6 +240,18 @@ def check_binary(
     return labels.astype(np.int8 if training else np.uint8, copy=False)
 
 
+def check_pair(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of cell, of one shape."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    if labels.shape != probabilities.shape:
+        raise ValueError(
+            "Expected labels and probabilities of one shape, got "
+            f"{labels.shape} and {probabilities.shape}: compare the same slices, "
+            "cropped alike."
+        )
+    return check_binary(labels), check_range(probabilities, "probabilities")
+
+
 def check_weights(weights: Any, name: str = "weights") -> np.ndarray:
     """Finite floats from 0 on."""
     weights = np.asarray(weights)
