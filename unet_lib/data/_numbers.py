@@ -34,7 +34,7 @@ SLICES = (
 SAVE = "save what you mean as a gray image"
 
 
-def visible(raster: Raster, name: str) -> Raster:
+def visible(raster: Raster) -> Raster:
     """Turn stored numbers into intensities: large is light.
 
     Raises:
@@ -46,14 +46,13 @@ def visible(raster: Raster, name: str) -> Raster:
     if raster.meaning == "MINISWHITE":
         if pixels.dtype.kind not in "bu":
             raise ValueError(
-                f"{name} says that small values are white (MinIsWhite) and holds "
-                f"{pixels.dtype}, which has no largest value: {INVERT}, and save it "
-                "again."
+                f"{raster.name} says that small values are white (MinIsWhite), but "
+                f"{pixels.dtype} has no largest value: {INVERT}, and save it again."
             )
         pixels = ~pixels if pixels.dtype.kind == "b" else largest(raster) - pixels
         return replace(raster, pixels=pixels, meaning="MINISBLACK")
     if raster.meaning == "PALETTE":
-        table, indices = _table(raster, name)
+        table, indices = _table(raster)
         if not np.ptp(table[np.unique(indices)], axis=1).any():
             pixels = table[:, 0][indices]
             return replace(raster, pixels=pixels, meaning="MINISBLACK", bits=8)
@@ -62,18 +61,20 @@ def visible(raster: Raster, name: str) -> Raster:
             axes = raster.lead + "SYX"
             return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=8)
     raise ValueError(
-        f"{name} stores its pixels as {raster.meaning}, which are not intensities: "
-        "convert it to gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > "
-        "Grays) or to RGB, and save it again."
+        f"{raster.name} stores its pixels as {raster.meaning}, not as intensities: in "
+        "Fiji, choose Image > Type > 8-bit, or Image > Lookup Tables > Grays, and save "
+        "it again."
     )
 
 
-def _table(raster: Raster, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _table(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     """The color table and the indices into it."""
     table, indices = raster.palette, raster.pixels
     whole = table is not None and indices.dtype.kind in "bu"
     if table is None or not whole or indices.max(initial=0) >= len(table):
-        raise ValueError(f"{name} has indices that its color table does not hold.")
+        raise ValueError(
+            f"{raster.name} has indices that its color table does not hold."
+        )
     if table.max(initial=0) > 255:  # TIFF has 16 bits, of which the upper 8 count
         table = table >> 8
     return table.astype(np.uint8), indices.astype(np.uint16)
@@ -86,13 +87,13 @@ def largest(raster: Raster) -> int | np.ndarray:
     return raster.pixels.dtype.type(2**bits - 1)
 
 
-def choose(raster: Raster, name: str, channel: int) -> Raster:
+def choose(raster: Raster, channel: int) -> Raster:
     """One channel of a raster, counted from 1."""
     found = raster.pixels.shape[-3] if raster.channel_axis else 1
     if not isinstance(channel, int) or not 1 <= channel <= found:
         raise ValueError(
-            f"{name} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
-            f"no channel {channel!r}."
+            f"{raster.name} has {found} channel{'s' * (found > 1)}, counted from 1: "
+            f"there is no channel {channel!r}."
         )
     if not raster.channel_axis:
         return raster
@@ -100,7 +101,7 @@ def choose(raster: Raster, name: str, channel: int) -> Raster:
     return replace(raster.samples(channel - 1), alpha=False, meaning=meaning)
 
 
-def opaque(raster: Raster, name: str, otherwise: str) -> Raster:
+def opaque(raster: Raster, otherwise: str) -> Raster:
     """Leave out an opacity that says nothing; refuse one that does.
 
     What to do `otherwise` than flatten it ends the sentence.
@@ -111,8 +112,8 @@ def opaque(raster: Raster, name: str, otherwise: str) -> Raster:
     full = largest(raster) if opacity.dtype.kind == "u" else 1
     if (opacity != full).any():
         raise ValueError(
-            f"{name} has an alpha channel, by which pixels are transparent: flatten it "
-            f"where it was drawn, or {otherwise}."
+            f"{raster.name} has an alpha channel, by which pixels are transparent: "
+            f"flatten it where it was drawn, or {otherwise}."
         )
     return replace(raster.samples(slice(0, -1)), alpha=False)
 
@@ -204,42 +205,45 @@ def _asked(
     return float(low), float(high)
 
 
-def scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+def scaled(raster: Raster, low: float, high: float) -> Raster:
     """float32, `low` at 0 and `high` at 1, clipped."""
     # In float64 only where float32 would round the numbers themselves.
+    pixels = raster.pixels
     exact = np.result_type(pixels.dtype, np.float32) == np.float32
     work = np.float32 if exact else np.float64
     values = np.empty(pixels.shape, np.float32)
     flat = values.reshape(-1, *values.shape[-2:])
     for out, plane in zip(flat, pixels.reshape(flat.shape), strict=True):
         out[...] = ((plane.astype(work) - work(low)) / work(high - low)).clip(0, 1)
-    return values
+    return replace(raster, pixels=values)
 
 
-def luma(pixels: np.ndarray, raster: Raster, name: str) -> np.ndarray:
+def luma(raster: Raster) -> Raster:
     """Gray values of red, green and blue; gray ones stay as they are."""
     if not raster.channel_axis:
-        return pixels
+        return raster
     if raster.meaning != "RGB":
         raise ValueError(
-            f"{name} has {pixels.shape[-3]} channels that are not red, green and blue, "
-            f"which grey=True (--grey) would mix: {CHOOSE}."
+            f"{raster.name} has {raster.pixels.shape[-3]} channels that are not red, "
+            f"green and blue, which grey=True (--grey) would mix: {CHOOSE}."
         )
-    return np.einsum("c,...cyx->...yx", LUMA, pixels).clip(0, 1)
+    grey = np.einsum("c,...cyx->...yx", LUMA, raster.pixels).clip(0, 1)
+    return replace(raster, pixels=grey, axes=raster.lead + "YX", meaning="MINISBLACK")
 
 
-def label_numbers(raster: Raster, name: str) -> Raster:
+def label_numbers(raster: Raster) -> Raster:
     """The numbers of a label image, which are not intensities.
 
     Raises:
         ValueError: where the file's tags leave open which number is which.
     """
+    name = raster.name
     if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         raise ValueError(
             f"{name} stores its pixels as {raster.meaning}: expected labels as a gray "
             "image."
         )
-    raster = opaque(raster, name, SAVE)
+    raster = opaque(raster, SAVE)
     if raster.meaning == "RGB" and raster.channel_axis:
         if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
             raise ValueError(
@@ -259,7 +263,7 @@ def label_numbers(raster: Raster, name: str) -> Raster:
             "again."
         )
     if raster.meaning == "PALETTE":
-        table, indices = _table(raster, name)
+        table, indices = _table(raster)
         used = np.unique(indices)
         if table[0].any() or not table[used[used > 0]].any(axis=1).all():
             raise ValueError(
@@ -271,8 +275,9 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     return raster
 
 
-def check_whole_numbers(labels: np.ndarray, name: str) -> None:
+def check_whole_numbers(raster: Raster) -> None:
     """ValueError unless labels are whole numbers, 0 at least."""
+    labels, name = raster.pixels, raster.name
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
     with np.errstate(invalid="ignore"):  # infinity has no remainder
@@ -286,12 +291,13 @@ def check_whole_numbers(labels: np.ndarray, name: str) -> None:
         )
 
 
-def binary(labels: np.ndarray, name: str) -> np.ndarray:
+def binary(raster: Raster) -> Raster:
     """0 and 1 of labels that are 0 and 1, or 0 and 255."""
+    labels, name = raster.pixels, raster.name
     cell = labels > 0
     for one in (1, 255):
         if (labels[cell] == one).all():
-            return cell
+            return replace(raster, pixels=cell)
     values = np.unique(labels[cell])
     others = values[~np.isin(values, (1, 255))]
     if not others.size:

@@ -63,6 +63,7 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
             of_set=bool(parts[0].is_multifile),
             pixel_size=pixel_size,
             unit=unit,
+            name=str(path),
         )
 
 
