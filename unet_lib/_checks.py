@@ -240,7 +240,7 @@ def check_binary(
     return labels.astype(np.int8 if training else np.uint8, copy=False)
 
 
-def check_pair(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_scored(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities of cell, of one shape."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     if labels.shape != probabilities.shape:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from unet_lib._checks import check_pair, check_slices
+from unet_lib._checks import check_scored, check_slices
 from unet_lib.metrics import topology
 from unet_lib.metrics.pairs import (
     Overlaps,
@@ -116,7 +116,7 @@ def evaluate(
         >>> round(scores.pixel_error, 3), round(scores.v_rand, 3)
         (0.008, 0.667)
     """
-    labels, probabilities = check_pair(check_slices(labels, "labels"), probabilities)
+    labels, probabilities = check_scored(check_slices(labels, "labels"), probabilities)
     curves = _curves(labels, probabilities, METRICS, progress)
     values = {name: curve.value for name, curve in curves.items()}
     warnings = _warnings(labels, probabilities, curves["warping_error"])
@@ -280,7 +280,7 @@ def _curves(
 
 
 def _curve(metric: str, labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    pair = check_pair(check_slices(labels, "labels"), probabilities)
+    pair = check_scored(check_slices(labels, "labels"), probabilities)
     return _curves(*pair, [metric])[metric]
 
 

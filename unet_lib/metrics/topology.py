@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 
-from unet_lib._checks import check_pair, check_plane
+from unet_lib._checks import check_plane, check_scored
 
 __all__ = [
     "HOLE_ADDITION",
@@ -348,5 +348,5 @@ def _checked_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both turned: where the labels have cell, and float64."""
     labels = check_plane(labels, "labels")
-    labels, probabilities = check_pair(labels, probabilities)
+    labels, probabilities = check_scored(labels, probabilities)
     return labels.T > 0, probabilities.T.astype(np.float64)
