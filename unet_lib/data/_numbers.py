@@ -146,11 +146,11 @@ def value_limits(
     said = f"{where} holds {dtype} values from {low:g} to {high:g}"
     outside = low < -ROUNDING or (dtype.kind == "f" and high > 1 + ROUNDING)
     dark = dtype.kind in "ui" and high <= DARK * top
+    advice = _advice(low, high, top)
     if outside or (dark and probabilities):
-        advice = DIVIDE if probabilities else _advice(*_likely(low, high))
+        advice = DIVIDE if probabilities else advice
         raise ValueError(f"{said}: expected values from 0 to {top}. {advice}")
     if dark:
-        advice = _advice(0, _full(int(high)) if top > 255 else high)
         warnings.warn(
             f"{said}, of a range of 0 to {top}: nearly black. {advice}",
             UserWarning,
@@ -164,17 +164,13 @@ def _full(high: int) -> int:
     return max(255, 2 ** high.bit_length() - 1)
 
 
-def _likely(low: float, high: float) -> tuple[float, float]:
-    """The range that floats were meant for: 0 to 255 of some from 23 to 229."""
-    return (0, _full(int(high))) if low >= 0 and high > 2 else (low, high)
-
-
-def _advice(low: float, high: float) -> str:
-    numbers = [f"{value:.9g}" for value in (low, high)]
-    return (
-        f"Say which values become 0 and 1: {RANGE.format(*numbers, *numbers)}, or "
-        f"{AUTO}."
-    )
+def _advice(low: float, high: float, top: int) -> str:
+    """What to ask for: 0 to the largest number of as many bits, where that may be."""
+    low = min(low, 0)
+    if low == 0 and high > 2 and not 2 < top <= 255:
+        high = _full(int(high))
+    numbers = [f"{value:.9g}" for value in (low, high)] * 2
+    return f"Say which values become 0 and 1: {RANGE.format(*numbers)}, or {AUTO}."
 
 
 def _asked(

@@ -57,7 +57,7 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
             meaning,
             alpha,
             bits,
-            _palette(page) if meaning == "PALETTE" else None,
+            None if page.colormap is None else np.asarray(page.colormap).T,
             bool(file.is_imagej),
             lossy=page.compression in JPEG,
             of_set=bool(parts[0].is_multifile),
@@ -125,12 +125,6 @@ def _upright(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[..., ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _palette(page: tifffile.TiffPage) -> np.ndarray:
-    if page.colormap is None:
-        raise ValueError("it says that it has a color table, and has none")
-    return np.asarray(page.colormap).T
 
 
 def _as_signed(file: tifffile.TiffFile, pixels: np.ndarray) -> np.ndarray:
