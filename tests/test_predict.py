@@ -529,7 +529,7 @@ def test_networks_refused(options, message):
         predict(tiny(1, **options), IMAGE)
 
 
-@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 3, 30), (3,)])
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 3, 30), (20, 3)])
 def test_the_advice_on_channels_is_given_where_it_leads_out(shape):
     network, images = tiny(1, in_channels=3), np.zeros(shape)
     with pytest.raises(ValueError, match=r"Expected images of shape \(3, h") as error:
