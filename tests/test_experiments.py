@@ -536,15 +536,15 @@ def test_what_is_being_made_is_not_made_twice(tmp_path, monkeypatch):
 
 def test_what_another_process_has_just_made_is_not_made_again(tmp_path, monkeypatch):
     """Made, that is, between the look at the folders and the taking of the run."""
-    taken, others = experiments._taken, []
+    lock, others = experiments.FileLock, []
 
-    def late(folder):
+    def late(path, timeout):
         if not others:
-            others.append(folder)
+            others.append(path)
             assert make(tmp_path, "tiny/plain/2-0") == ["tiny/plain/2-0"]
-        return taken(folder)
+        return lock(path, timeout)
 
-    monkeypatch.setattr(experiments, "_taken", late)
+    monkeypatch.setattr(experiments, "FileLock", late)
     assert make(tmp_path, "tiny/plain/2-0") == []
 
 

@@ -118,7 +118,7 @@ def test_colors_go_to_channels_or_are_refused(path):
     assert (images.axes, images.colors) == ("CYX", True)
     expected = np.moveaxis(COLORS, -1, 0)[None] / np.float32(255)
     np.testing.assert_array_equal(images.for_channels(3), expected)
-    with pytest.raises(ValueError, match=r"3 colors .*--channel.*--grey") as error:
+    with pytest.raises(ValueError, match=r"3 colors, .*--channel.*--grey") as error:
         images.for_channels(1)
     assert "in.tif" in str(error.value)
     for channel in (1, 2, 3):
@@ -221,7 +221,7 @@ def test_channels_before_slices(path):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((2, 5, 24, 30), np.float32), "cannot be told.*ZCYX"),
+        (np.zeros((2, 5, 24, 30), np.float32), "name slices and channels.*ZCYX"),
         (np.zeros((40, 50, 3), np.float32), "looks like colors"),
         (np.zeros((40, 50), np.complex64), "complex64"),
     ],
@@ -636,7 +636,7 @@ def test_a_gap_in_the_numbers_of_a_folder_is_said(numbers, missing, tmp_path):
         assert len(image_files(tmp_path)) == len(numbers)
     texts = [str(warning.message) for warning in said]
     assert len(texts) == (missing is not None)
-    assert all(f" {missing} " in text for text in texts)
+    assert all(f" {missing}: " in text for text in texts)
     tifffile.imwrite(tmp_path / "other.tif", GREY)  # then it is not one numbering
     with warnings.catch_warnings():
         warnings.simplefilter("error")

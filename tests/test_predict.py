@@ -65,6 +65,7 @@ def stitched(network, image, tile, together=1):
     pixels = together * axes[0].tile * axes[1].tile
     with torch.no_grad():
         cell = module.stitch(network, padded, *axes, pixels)
+    assert cell.shape[2:] == tuple(axis.padded - 2 * axis.border for axis in axes)
     height, width = image.shape
     return cell[0, 0, :height, :width]
 
@@ -526,6 +527,17 @@ def test_images_refused(images, options, message):
 def test_networks_refused(options, message):
     with pytest.raises(ValueError, match=message):
         predict(tiny(1, **options), IMAGE)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 3, 30), (20, 3)])
+def test_the_advice_on_channels_is_given_where_it_leads_out(shape):
+    network, images = tiny(1, in_channels=3), np.zeros(shape)
+    with pytest.raises(ValueError, match=r"Expected images of shape \(3, h") as error:
+        predict(network, images)
+    told = ": pass np.moveaxis(images, -1, -3)." in str(error.value)
+    assert told == (shape == (20, 30, 3))
+    if told:
+        assert predict(network, np.moveaxis(images, -1, -3)).shape == (20, 30)
 
 
 @pytest.mark.parametrize("shape", [(8, 16), (9, 13), (1, 5)])

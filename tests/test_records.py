@@ -9,6 +9,7 @@ import pytest
 from unet_lib.data import synthetic_em
 from unet_lib.metrics import METRICS, evaluate
 from unet_lib.results import (
+    ablation_table,
     as_error,
     changes,
     figures,
@@ -64,7 +65,8 @@ def written(folder, values):
         (folder / run).mkdir()
         curve = {"value": value, "thresholds": [0.5], "values": [value / 2]}
         scores = {"7": {"figures": dict.fromkeys(METRICS, curve)}}
-        (folder / run / "scores.json").write_text(json.dumps({"scores": scores}))
+        record = {"slices": [6, 7, 8], "scores": scores}
+        (folder / run / "scores.json").write_text(json.dumps(record))
     return folder
 
 
@@ -148,6 +150,26 @@ def test_seeds_alone_stay_in_their_band_in_95_of_100(tmp_path, monkeypatch):
         change = np.mean([first[f"{fold}-0"] - second[f"{fold}-0"] for fold in (2, 4)])
         inside.append(abs(change) <= band)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.025)
+
+
+def test_ablation_table(tmp_path):
+    runs = {"2-0": 0.10, "2-1": 0.12, "4-0": 0.20}
+    for name in ("base", "worse", "same", "lonely"):
+        (tmp_path / name).mkdir()
+    base = written(tmp_path / "base", runs)
+    worse = written(tmp_path / "worse", {"2-0": 0.1004, "4-0": 0.2})
+    same = written(tmp_path / "same", {"2-0": 0.10, "4-0": 0.20})
+    lonely = written(tmp_path / "lonely", {"5-0": 0.10})
+    lines = ablation_table(base, {"worse": worse, "no change": same}).splitlines()
+    assert lines[0] == "| | pixel error | 1 − V-Rand | 1 − V-Info |"
+    better = "−2\u00a0(−4,\u00a0+0)"  # V-Rand and V-Info are turned into errors
+    assert lines[2] == f"| worse | +2\u00a0(+4,\u00a0+0) | {better} | {better} |"
+    assert lines[3] == "| no change |" + " +0\u00a0(+0,\u00a0+0) |" * 3
+    half = round(1e4 * seed_band(base, 7, folds=2)["v_rand"])
+    assert lines[4] == "| *another seed* |" + f" ±{half} |" * 3
+    for variants in ({}, {"lonely": lonely}, {"worse": worse, "lonely": base}):
+        with pytest.raises(ValueError, match="Expected variants with equally many"):
+            ablation_table(base, variants)
 
 
 def test_training_scores(records, scores, tmp_path):

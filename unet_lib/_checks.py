@@ -114,6 +114,19 @@ def check_pairs(**stacks: np.ndarray | list[np.ndarray]) -> None:
             raise ValueError(f"Expected at least one pixel, got {images.shape}.")
 
 
+def check_plane(array: Any, name: str) -> np.ndarray:
+    """``(height, width)`` of finite numbers, not empty."""
+    array = np.asarray(array)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(
+            f"Expected {name} of one slice, (height, width), with at least one pixel, "
+            f"got shape {array.shape}."
+        )
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(f"Expected {name} of finite numbers, got {found(array)}.")
+    return array
+
+
 def check_not_color(array: np.ndarray, name: str) -> None:
     """Refuse ``(..., height, width, 3 or 4)``, which would be read as slices."""
     *_, height, width, colors = (0, 0, 0, *array.shape)
@@ -129,8 +142,8 @@ def check_not_color(array: np.ndarray, name: str) -> None:
 def check_range(array: Any, name: str) -> np.ndarray:
     """Numbers from 0 to 1. What lies outside by rounding alone is clipped."""
     array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"Expected {name} of floats from 0 to 1, got {array.dtype}.")
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        raise ValueError(f"Expected {name} of floats from 0 to 1, got {found(array)}.")
     low, high = array.min(), array.max()
     if low >= 0 and high <= 1:
         return array
@@ -225,6 +238,18 @@ def check_binary(
             f"other value(s) such as {values[len(values) // 2]:g}: {advice}."
         )
     return labels.astype(np.int8 if training else np.uint8, copy=False)
+
+
+def check_scored(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of cell, of one shape."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    if labels.shape != probabilities.shape:
+        raise ValueError(
+            "Expected labels and probabilities of one shape, got "
+            f"{labels.shape} and {probabilities.shape}: compare the same slices, "
+            "cropped alike."
+        )
+    return check_binary(labels), check_range(probabilities, "probabilities")
 
 
 def check_weights(weights: Any, name: str = "weights") -> np.ndarray:

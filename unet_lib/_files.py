@@ -38,8 +38,7 @@ def written(path: Path) -> Iterator[Path]:
     folder = Path(tempfile.gettempdir()) if through else target.parent
     # A name of this writer's own: another one may be writing the same file.
     end = target.name[-40:]
-    name = f".tmp-{_machine()}-{os.getpid()}-{next(NUMBERS)}-{end}"
-    temporary = folder / name
+    temporary = folder / f".tmp-{_machine()}-{os.getpid()}-{next(NUMBERS)}-{end}"
     try:
         _remove_leftovers(folder, end)
         temporary.touch(exist_ok=False)
@@ -147,9 +146,7 @@ def read_toml(path: Path) -> Any:
 
     ValueError, with the file's name, for anything else; OSError if it cannot be read.
     """
-    return _parsed(
-        path, "TOML", lambda content: tomllib.loads(content.decode("utf-8-sig"))
-    )
+    return _parsed(path, "TOML", lambda said: tomllib.loads(said.decode("utf-8-sig")))
 
 
 def _parsed(path: Path, kind: str, parse: Callable[[bytes], Any]) -> Any:
@@ -201,8 +198,6 @@ def _runs(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to somebody else
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # it may be somebody else's
     return True

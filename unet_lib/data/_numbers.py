@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from unet_lib._checks import is_real
 from unet_lib.data._raster import Raster
 
 # Of red, green and blue in a gray value: ITU-R BT.601, as in Pillow and in Fiji's
@@ -25,10 +26,15 @@ DIVIDE = (
 )
 CHOOSE = "choose one channel with channel=1 (--channel 1)"
 AUTO = 'value_range="auto" (--range auto)'
+INVERT = "in Fiji, choose Image > Lookup Tables > Invert LUT"
+SLICES = (
+    "If they are slices, say so (in Fiji under Image > Properties, with "
+    "tifffile.imwrite by metadata={'axes': 'ZYX'})"
+)
 SAVE = "save what you mean as a gray image"
 
 
-def visible(raster: Raster, name: str) -> Raster:
+def visible(raster: Raster) -> Raster:
     """Turn stored numbers into intensities: large is light.
 
     Raises:
@@ -40,15 +46,13 @@ def visible(raster: Raster, name: str) -> Raster:
     if raster.meaning == "MINISWHITE":
         if pixels.dtype.kind not in "bu":
             raise ValueError(
-                f"{name} says that small values are white (PhotometricInterpretation "
-                f"MinIsWhite, an inverting LUT in Fiji) and holds {pixels.dtype}, "
-                "which has no largest value: in Fiji, choose Image > Lookup Tables > "
-                "Invert LUT, and save it again."
+                f"{raster.name} says that small values are white (MinIsWhite), but "
+                f"{pixels.dtype} has no largest value: {INVERT}, and save it again."
             )
         pixels = ~pixels if pixels.dtype.kind == "b" else largest(raster) - pixels
         return replace(raster, pixels=pixels, meaning="MINISBLACK")
     if raster.meaning == "PALETTE":
-        table, indices = _table(raster, name)
+        table, indices = _table(raster)
         if not np.ptp(table[np.unique(indices)], axis=1).any():
             pixels = table[:, 0][indices]
             return replace(raster, pixels=pixels, meaning="MINISBLACK", bits=8)
@@ -57,27 +61,23 @@ def visible(raster: Raster, name: str) -> Raster:
             axes = raster.lead + "SYX"
             return replace(raster, pixels=pixels, axes=axes, meaning="RGB", bits=8)
     raise ValueError(
-        f"{name} stores its pixels as {raster.meaning} (its "
-        "PhotometricInterpretation), which are not intensities of light: convert it to "
-        "gray (in Fiji: Image > Type > 8-bit, or Image > Lookup Tables > Grays) or to "
-        "RGB, and save it again."
+        f"{raster.name} stores its pixels as {raster.meaning}, not as intensities: in "
+        "Fiji, choose Image > Type > 8-bit, or Image > Lookup Tables > Grays, and save "
+        "it again."
     )
 
 
-def _table(raster: Raster, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _table(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     """The color table and the indices into it."""
-    table, pixels = raster.palette, raster.pixels
-    if (
-        table is None
-        or pixels.dtype.kind not in "bu"
-        or pixels.max(initial=0) >= len(table)
-    ):
-        raise ValueError(f"{name} has indices that its color table does not hold.")
+    table, indices = raster.palette, raster.pixels
+    whole = table is not None and indices.dtype.kind in "bu"
+    if table is None or not whole or indices.max(initial=0) >= len(table):
+        raise ValueError(
+            f"{raster.name} has indices that its color table does not hold."
+        )
     if table.max(initial=0) > 255:  # TIFF has 16 bits, of which the upper 8 count
         table = table >> 8
-    return table.astype(np.uint8), pixels.astype(
-        np.uint8 if len(table) <= 256 else np.uint16
-    )
+    return table.astype(np.uint8), indices.astype(np.uint16)
 
 
 def largest(raster: Raster) -> int | np.ndarray:
@@ -87,13 +87,13 @@ def largest(raster: Raster) -> int | np.ndarray:
     return raster.pixels.dtype.type(2**bits - 1)
 
 
-def choose(raster: Raster, name: str, channel: int) -> Raster:
+def choose(raster: Raster, channel: int) -> Raster:
     """One channel of a raster, counted from 1."""
     found = raster.pixels.shape[-3] if raster.channel_axis else 1
     if not isinstance(channel, int) or not 1 <= channel <= found:
         raise ValueError(
-            f"{name} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
-            f"no channel {channel!r}."
+            f"{raster.name} has {found} channel{'s' * (found > 1)}, counted from 1: "
+            f"there is no channel {channel!r}."
         )
     if not raster.channel_axis:
         return raster
@@ -101,7 +101,7 @@ def choose(raster: Raster, name: str, channel: int) -> Raster:
     return replace(raster.samples(channel - 1), alpha=False, meaning=meaning)
 
 
-def opaque(raster: Raster, name: str, otherwise: str) -> Raster:
+def opaque(raster: Raster, otherwise: str) -> Raster:
     """Leave out an opacity that says nothing; refuse one that does.
 
     What to do `otherwise` than flatten it ends the sentence.
@@ -112,8 +112,8 @@ def opaque(raster: Raster, name: str, otherwise: str) -> Raster:
     full = largest(raster) if opacity.dtype.kind == "u" else 1
     if (opacity != full).any():
         raise ValueError(
-            f"{name} has an alpha channel, by which pixels are transparent: flatten it "
-            f"where it was drawn, or {otherwise}."
+            f"{raster.name} has an alpha channel, by which pixels are transparent: "
+            f"flatten it where it was drawn, or {otherwise}."
         )
     return replace(raster.samples(slice(0, -1)), alpha=False)
 
@@ -132,42 +132,30 @@ def value_limits(
     """
     low = min(raster.pixels.min().item() for raster in rasters)
     high = max(raster.pixels.max().item() for raster in rasters)
-    kind = rasters[0].pixels.dtype.kind
-    if kind not in "buif" or not np.isfinite([low, high]).all():
+    dtype, top = rasters[0].pixels.dtype, 1
+    if dtype.kind not in "buif" or not np.isfinite([low, high]).all():
         raise ValueError(
-            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "expected finite real numbers. Replace NaN and infinite pixels, or take "
-            "the absolute value of complex ones, and save it again."
+            f"{where} holds {dtype} values from {low} to {high}: expected finite real "
+            "numbers. Replace NaN and infinite pixels, or take the absolute value of "
+            "complex ones, and save it again."
         )
     if value_range is not None:
         return _asked(rasters, value_range, where)
-    if kind == "b":
-        return 0, 1
-    if kind == "f":
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(
-                f"{where} holds {rasters[0].pixels.dtype} values from {low:g} to "
-                f"{high:g}: expected values from 0 to 1. "
-                + (DIVIDE if probabilities else _advice(*_likely(low, high)))
-            )
-        return 0, 1
-    if low < 0:
-        raise ValueError(
-            f"{where} holds {rasters[0].pixels.dtype} values from {low} to {high}: "
-            "with values below zero it is not clear which are black and white. "
-            + (DIVIDE if probabilities else _advice(low, high))
+    if dtype.kind in "ui":
+        top = int(largest(rasters[0]) if dtype.kind == "u" else np.iinfo(dtype).max)
+    said = f"{where} holds {dtype} values from {low:g} to {high:g}"
+    outside = low < -ROUNDING or (dtype.kind == "f" and high > 1 + ROUNDING)
+    dark = dtype.kind in "ui" and high <= DARK * top
+    advice = _advice(low, high, top)
+    if outside or (dark and probabilities):
+        advice = DIVIDE if probabilities else advice
+        raise ValueError(f"{said}: expected values from 0 to {top}. {advice}")
+    if dark:
+        warnings.warn(
+            f"{said}, of a range of 0 to {top}: nearly black. {advice}",
+            UserWarning,
+            stacklevel=4,
         )
-    top = int(np.iinfo(rasters[0].pixels.dtype).max)
-    top = int(largest(rasters[0])) if kind == "u" else top
-    if high <= DARK * top:
-        said = (
-            f"{where} holds {rasters[0].pixels.dtype} values up to {high} only, "
-            f"{high / top:.1%} of its range, 0 to {top}"
-        )
-        if probabilities:
-            raise ValueError(f"{said}: expected values from 0 to 1. {DIVIDE}")
-        advice = _advice(0, _full(int(high)) if top > 255 else high)
-        warnings.warn(f"{said}: nearly black. {advice}", UserWarning, stacklevel=4)
     return 0, top
 
 
@@ -176,17 +164,13 @@ def _full(high: int) -> int:
     return max(255, 2 ** high.bit_length() - 1)
 
 
-def _likely(low: float, high: float) -> tuple[float, float]:
-    """The range that floats were meant for: 0 to 255 of some from 23 to 229."""
-    return (0, _full(int(high))) if low >= 0 and high > 2 else (low, high)
-
-
-def _advice(low: float, high: float) -> str:
-    numbers = [f"{value:.9g}" for value in (low, high)]
-    return (
-        f"Say which values become 0 and 1: {RANGE.format(*numbers, *numbers)}, or "
-        f"{AUTO}."
-    )
+def _advice(low: float, high: float, top: int) -> str:
+    """What to ask for: 0 to the largest number of as many bits, where that may be."""
+    low = min(low, 0)
+    if low == 0 and high > 2 and not 2 < top <= 255:
+        high = _full(int(high))
+    numbers = [f"{value:.9g}" for value in (low, high)] * 2
+    return f"Say which values become 0 and 1: {RANGE.format(*numbers)}, or {AUTO}."
 
 
 def _asked(
@@ -194,73 +178,68 @@ def _asked(
     value_range: tuple[float, float] | Literal["auto"],
     where: str,
 ) -> tuple[float, float]:
-    if isinstance(value_range, str):
-        if value_range != "auto":
-            raise ValueError(
-                f'Expected a value_range of two numbers or "auto", got {value_range!r}.'
-            )
+    if isinstance(value_range, str) and value_range == "auto":
         every = np.concatenate([raster.pixels.ravel() for raster in rasters])
         low, high = np.percentile(every, PERCENTILES).tolist()
-        if not low < high:
-            numbers = RANGE.format(0, _full(int(high)), 0, _full(int(high)))
-            raise ValueError(
-                f"{where} is nearly one gray value: the {PERCENTILES[0]}th and "
-                f"{PERCENTILES[1]}th percentile are {low:g} and {high:g}, which leaves "
-                f"no range. Give one of two numbers, such as {numbers}."
-            )
-        return low, high
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        low = high = np.nan
-    if not -np.inf < low < high < np.inf:
+        if low < high:
+            return low, high
+        numbers = RANGE.format(*(0, _full(int(high))) * 2)
         raise ValueError(
-            "Expected a value_range of two numbers LOW < HIGH (--range LOW HIGH), got "
-            f"{value_range!r}."
+            f"{where} is nearly one gray value: the percentiles {PERCENTILES} are "
+            f"{low:g} and {high:g}, which leaves no range. Give one, such as {numbers}."
         )
-    return low, high
+    try:
+        low, high = value_range
+        valid = is_real(low) and is_real(high) and -np.inf < low < high < np.inf
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            "Expected a value_range of two numbers LOW < HIGH (--range LOW HIGH) or "
+            f'"auto", got {value_range!r}.'
+        )
+    return float(low), float(high)
 
 
-def scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+def scaled(raster: Raster, low: float, high: float) -> Raster:
     """float32, `low` at 0 and `high` at 1, clipped."""
     # In float64 only where float32 would round the numbers themselves.
+    pixels = raster.pixels
     exact = np.result_type(pixels.dtype, np.float32) == np.float32
     work = np.float32 if exact else np.float64
     values = np.empty(pixels.shape, np.float32)
     flat = values.reshape(-1, *values.shape[-2:])
     for out, plane in zip(flat, pixels.reshape(flat.shape), strict=True):
         out[...] = ((plane.astype(work) - work(low)) / work(high - low)).clip(0, 1)
-    return values
+    return replace(raster, pixels=values)
 
 
-def luma(pixels: np.ndarray, raster: Raster, name: str) -> np.ndarray:
+def luma(raster: Raster) -> Raster:
     """Gray values of red, green and blue; gray ones stay as they are."""
     if not raster.channel_axis:
-        return pixels
+        return raster
     if raster.meaning != "RGB":
         raise ValueError(
-            f"{name} has {pixels.shape[-3]} channels that are not red, green and blue, "
-            f"which grey=True (--grey) would mix: {CHOOSE}."
+            f"{raster.name} has {raster.pixels.shape[-3]} channels that are not red, "
+            f"green and blue, which grey=True (--grey) would mix: {CHOOSE}."
         )
-    return np.einsum("c,...cyx->...yx", LUMA, pixels).clip(0, 1)
+    grey = np.einsum("c,...cyx->...yx", LUMA, raster.pixels).clip(0, 1)
+    return replace(raster, pixels=grey, axes=raster.lead + "YX", meaning="MINISBLACK")
 
 
-def label_numbers(raster: Raster, name: str) -> Raster:
+def label_numbers(raster: Raster) -> Raster:
     """The numbers of a label image, which are not intensities.
 
     Raises:
         ValueError: where the file's tags leave open which number is which.
     """
-    if raster.lossy:
-        raise ValueError(
-            f"{name} is a JPEG, which changes values: save labels as PNG or TIFF."
-        )
+    name = raster.name
     if raster.meaning not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"):
         raise ValueError(
-            f"{name} stores its pixels as {raster.meaning} (its "
-            "PhotometricInterpretation): expected labels as a gray image."
+            f"{name} stores its pixels as {raster.meaning}: expected labels as a gray "
+            "image."
         )
-    raster = opaque(raster, name, SAVE)
+    raster = opaque(raster, SAVE)
     if raster.meaning == "RGB" and raster.channel_axis:
         if np.ptp(raster.pixels, axis=-3).max(initial=0) > 0:
             raise ValueError(
@@ -271,32 +250,30 @@ def label_numbers(raster: Raster, name: str) -> Raster:
     if raster.channel_axis:
         raise ValueError(
             f"{name} has {raster.pixels.shape[-3]} channels: expected labels of one. "
-            "Save the one you mean by itself; or, if they are slices, say so (in Fiji "
-            "under Image > Properties; with tifffile.imwrite by metadata={'axes': "
-            "'ZYX'})."
+            f"Save the one you mean by itself. {SLICES}."
         )
     if raster.meaning == "MINISWHITE":
         raise ValueError(
-            f"{name} says that 0 is white (PhotometricInterpretation MinIsWhite, an "
-            "inverting LUT in Fiji), so that it is not clear which pixels are labeled. "
-            "In Fiji, choose Image > Lookup Tables > Invert LUT, check that cells are "
-            "white, and save it again."
+            f"{name} says that 0 is white (MinIsWhite), so that it is not clear which "
+            f"pixels are labeled: {INVERT}, check that cells are white, and save it "
+            "again."
         )
     if raster.meaning == "PALETTE":
-        table, indices = _table(raster, name)
+        table, indices = _table(raster)
         used = np.unique(indices)
         if table[0].any() or not table[used[used > 0]].any(axis=1).all():
             raise ValueError(
-                f"{name} has a color table that shows 0 in a color, or another label "
-                "in black, so that it is not clear which is the background. Save it as "
-                "a gray image."
+                f"{name} has a color table that shows 0 in a color or another label in "
+                "black: it is not clear which is the background. Save it as a gray "
+                "image."
             )
         return replace(raster, meaning="MINISBLACK")
     return raster
 
 
-def check_whole_numbers(labels: np.ndarray, name: str, least: int = 0) -> None:
+def check_whole_numbers(raster: Raster, least: int = 0) -> None:
     """ValueError unless labels are whole numbers, `least` or above."""
+    labels, name = raster.pixels, raster.name
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
     if labels.dtype.kind == "f":
@@ -304,36 +281,36 @@ def check_whole_numbers(labels: np.ndarray, name: str, least: int = 0) -> None:
     else:
         wrong = labels < least
     if wrong.any():
-        one = labels[wrong][0].item()
         raise ValueError(
-            f"{name} has {_count(wrong)} labeled {one:g}: expected whole numbers from "
-            f"{least}. Where this marks pixels without a label, "
+            f"{name} has {_count(wrong)} labeled {labels[wrong][0]:g}: expected whole "
+            f"numbers from {least}. Where this marks pixels without a label, "
             f"{'store -1 there' if least else 'label them first'}; labels at them are "
             "not taken for background."
         )
 
 
-def binary(labels: np.ndarray, name: str) -> np.ndarray:
+def binary(raster: Raster) -> Raster:
     """0 and 1 of labels that are 0 and 1, or 0 and 255."""
+    labels, name = raster.pixels, raster.name
     cell = labels > 0
     for one in (1, 255):
         if (labels[cell] == one).all():
-            return cell
+            return replace(raster, pixels=cell)
     values = np.unique(labels[cell])
-    if set(values.tolist()) == {1, 255}:
+    others = values[~np.isin(values, (1, 255))]
+    if not others.size:
         raise ValueError(
             f"{name} has {_count(labels == 1)} of 1 and {_count(labels == 255)} of "
             "255: expected labels of 0 (membrane) and one of them (cell). If 255 marks "
             "pixels without a label, label them first."
         )
-    wrong = ~np.isin(labels, (0, 1, 255))
-    others = values[~np.isin(values, (1, 255))]
+    wrong = np.isin(labels, others)
     raise ValueError(
         f"{name} has {_count(wrong)} of {len(others)} other "
         f"value{'s' * (len(others) > 1)}, such as {others[0]:g}: expected labels of 0 "
         "(membrane) and 1 or 255 (cell). Grays come from JPEG, resizing or soft "
-        "brushes: choose a threshold, and save the labels above it as 255. Numbers of "
-        "cells or classes are not binary labels: read them as such, or save labels > 0."
+        "brushes: save what is above a threshold as 255. Numbers of cells or classes "
+        "are not binary labels: save labels > 0."
     )
 
 

@@ -1,6 +1,7 @@
 """PNG and JPEG by Pillow: what they hold, as stored, or a refusal that names it."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def read_picture(path: str | Path) -> Raster:
             with opened_image as image:
                 _check(image, head, path.stat().st_size * RATIOS[kind])
                 image.load()
-                return _raster(ImageOps.exif_transpose(image), head, kind == "JPEG")
+                raster = _raster(ImageOps.exif_transpose(image), head)
+                return replace(raster, lossy=kind == "JPEG", name=str(path))
 
 
 def _check(image: Image.Image, head: bytes, bound: int) -> None:
@@ -54,7 +56,7 @@ def _check(image: Image.Image, head: bytes, bound: int) -> None:
         )
 
 
-def _raster(image: Image.Image, head: bytes, lossy: bool) -> Raster:
+def _raster(image: Image.Image, head: bytes) -> Raster:
     palette, bits = None, None
     if image.mode == "P":
         if (np.asarray(image.convert("RGBA"))[..., 3] < 255).any():
@@ -85,7 +87,6 @@ def _raster(image: Image.Image, head: bytes, lossy: bool) -> Raster:
         alpha=image.mode in ("LA", "RGBA"),
         bits=bits,
         palette=palette,
-        lossy=lossy,
         pixel_size=(None, 1 / down, 1 / across) if known else None,
         unit="inch" if known else None,
     )

@@ -30,6 +30,7 @@ class Raster:
         of_set: whether the pixels come from a set of files.
         pixel_size: ``(depth, height, width)`` of a pixel in `unit`; a depth of None is
             not known.
+        name: of the file, for errors.
     """
 
     pixels: np.ndarray
@@ -43,6 +44,7 @@ class Raster:
     of_set: bool = False
     pixel_size: tuple[float | None, float, float] | None = None
     unit: str | None = None
+    name: str = ""
 
     @property
     def channel_axis(self) -> str:

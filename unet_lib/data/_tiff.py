@@ -1,8 +1,8 @@
 """TIFF by tifffile: pixels as stored, upright, and what the file says of them."""
 
-import contextlib
 from pathlib import Path
 from typing import BinaryIO
+from xml.etree.ElementTree import Element
 
 import numpy as np
 import tifffile
@@ -28,10 +28,7 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
 
     With its `path`, an OME-TIFF finds the other files of its set.
     """
-    source = opened if path is None else path
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_whole.nothing_repaired())
-        file = stack.enter_context(tifffile.TiffFile(source))
+    with _whole.nothing_repaired(), tifffile.TiffFile(path or opened) as file:
         _whole.check_chain(file)
         ome = _whole.check_ome(file) if file.is_ome else None
         parts = file.series
@@ -41,9 +38,8 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
         if not parts or (len(parts) > 1 and (len(kinds) > 1 or parts[0].axes != "YX")):
             found = ", ".join(str(series.shape) for series in parts[:4])
             raise ValueError(
-                f"it holds {len(parts)} images or stacks, of shapes {found}"
-                f"{' and so on' if len(parts) > 4 else ''}, expected one. Save the one "
-                "you mean by itself"
+                f"it holds {len(parts)} images or stacks, of shapes {found}, "
+                "expected one. Save the one you mean by itself"
             )
         page = parts[0].keyframe
         pixels, axes = _arranged(parts)
@@ -61,12 +57,13 @@ def decode(opened: BinaryIO, path: Path | None = None) -> Raster:
             meaning,
             alpha,
             bits,
-            _palette(page) if meaning == "PALETTE" else None,
+            None if page.colormap is None else np.asarray(page.colormap).T,
             bool(file.is_imagej),
             lossy=page.compression in JPEG,
             of_set=bool(parts[0].is_multifile),
             pixel_size=pixel_size,
             unit=unit,
+            name=str(path),
         )
 
 
@@ -102,12 +99,8 @@ def _meaning(page: tifffile.TiffPage) -> tuple[str, bool | None]:
     meaning = getattr(page.photometric, "name", str(page.photometric))
     if meaning == "YCBCR" and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
         meaning = "RGB"  # the codec converts
-    if (
-        meaning == "MINISWHITE"
-        and page.dtype == bool
-        and page.software == "tifffile.py"
-    ):
-        meaning = "MINISBLACK"  # tifffile marks all truth values so, and keeps them
+    if page.dtype == bool and page.software == "tifffile.py":
+        meaning = "MINISBLACK"  # it marks truth values MINISWHITE, and keeps them
     extra = page.samplesperpixel - COLORS.get(meaning, 1)
     kinds = [int(kind) for kind in page.extrasamples]
     if extra >= 1 and meaning == "MINISBLACK" and not any(kinds):
@@ -134,12 +127,6 @@ def _upright(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _palette(page: tifffile.TiffPage) -> np.ndarray:
-    if page.colormap is None:
-        raise ValueError("it says that it has a color table, and has none")
-    return np.asarray(page.colormap).T
-
-
 def _as_signed(file: tifffile.TiffFile, pixels: np.ndarray) -> np.ndarray:
     """Undo Fiji's calibration of signed 16-bit images; refuse any other."""
     said = (file.imagej_metadata if file.is_imagej else None) or {}
@@ -154,20 +141,15 @@ def _as_signed(file: tifffile.TiffFile, pixels: np.ndarray) -> np.ndarray:
     )
 
 
+Calibration = tuple[tuple[float | None, float, float] | None, str | None]
+
+
 def _calibration(
-    file: tifffile.TiffFile, page: tifffile.TiffPage, ome: object
-) -> tuple[tuple[float | None, float, float] | None, str | None]:
+    file: tifffile.TiffFile, page: tifffile.TiffPage, ome: Element | None
+) -> Calibration:
     """Pixel size and unit; None for what the file does not say."""
-    get = getattr(ome, "get", None)
-    if get is not None and get("PhysicalSizeX") and get("PhysicalSizeY"):
-        width, height = float(get("PhysicalSizeX")), float(get("PhysicalSizeY"))
-        units = {get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"}
-        depth = float(get("PhysicalSizeZ") or 0) or None
-        if get("PhysicalSizeZUnit", "µm") not in units:
-            depth = None
-        size = (depth, height, width)
-        unit = units.pop()
-        return (size, UNITS.get(unit.lower(), unit)) if not units else (None, None)
+    if ome is not None and ome.get("PhysicalSizeX") and ome.get("PhysicalSizeY"):
+        return _calibration_of_ome(ome)
     said = (file.imagej_metadata if file.is_imagej else None) or {}
     code = page.tags.valueof(296, 2)
     unit = said.get("unit") or {2: "inch", 3: "cm"}.get(int(code))
@@ -184,3 +166,12 @@ def _calibration(
     depth = float(spacing) if isinstance(spacing, int | float) and spacing > 0 else None
     unit = None if unit is None else UNITS.get(str(unit).lower(), str(unit))
     return (depth, lengths[0], lengths[1]), unit
+
+
+def _calibration_of_ome(ome: Element) -> Calibration:
+    width, height, depth = (float(ome.get(f"PhysicalSize{a}") or 0) for a in "XYZ")
+    unit, other, deep = (ome.get(f"PhysicalSize{a}Unit", "µm") for a in "XYZ")
+    if unit != other:
+        return None, None
+    known = depth > 0 and deep == unit
+    return (depth if known else None, height, width), UNITS.get(unit.lower(), unit)

@@ -52,32 +52,42 @@ def nothing_repaired() -> Iterator[None]:
         )
 
 
+def _cut(said: str, file: tifffile.TiffFile) -> ValueError:
+    size = file.filehandle.size
+    return ValueError(
+        f"{said}, and the file has {size} bytes: it did not arrive whole, copy it again"
+    )
+
+
 def check_chain(file: tifffile.TiffFile) -> None:
     """Follow the chain of pages to its end; ValueError where it is cut or differs."""
     tiff, handle = file.tiff, file.filehandle
+
+    def number(offset: int, form: str, size: int) -> int:
+        handle.seek(offset)
+        data = handle.read(size)
+        if len(data) < size:
+            raise _cut("it ends in the middle of the list of its pages", file)
+        return int(struct.unpack(form, data)[0])
+
     found: dict[int, set[bytes]] = {code: set() for code in SAME}
     seen: set[int] = set()
     # The first offset is at byte 4 of a TIFF and at 8 of a BigTIFF, as long as it is.
-    offset = _number(handle, tiff.offsetsize, tiff.offsetformat, tiff.offsetsize)
+    offset = number(tiff.offsetsize, tiff.offsetformat, tiff.offsetsize)
     while offset:
         if offset in seen or not 8 <= offset < handle.size:
-            raise ValueError(
-                f"its page {len(seen) + 1} should begin at byte {offset}, and the file "
-                f"has {handle.size} bytes: it did not arrive whole, copy it again"
-            )
+            raise _cut(f"page {len(seen) + 1} should begin at byte {offset}", file)
         seen.add(offset)
-        tags = _number(handle, offset, tiff.tagnoformat, tiff.tagnosize)
+        tags = number(offset, tiff.tagnoformat, tiff.tagnosize)
         values = _values(file, handle.read(tags * tiff.tagsize))
         if not values:
-            raise ValueError(
-                f"its page {len(seen)} is empty: it did not arrive whole, copy it again"
-            )
+            raise _cut(f"page {len(seen)} is empty", file)
         kind = values.get(254, b"\0\0")[:2]
         if not struct.unpack(tiff.byteorder + "H", kind)[0] & REDUCED:
             for code, pages in found.items():
                 pages.add(values.get(code, b"")[:2])
         after = offset + tiff.tagnosize + tags * tiff.tagsize
-        offset = _number(handle, after, tiff.offsetformat, tiff.offsetsize)
+        offset = number(after, tiff.offsetformat, tiff.offsetsize)
     for code, pages in found.items():
         if len(pages) > 1:
             raise ValueError(
@@ -96,24 +106,9 @@ def _values(file: tifffile.TiffFile, block: bytes) -> dict[int, bytes]:
         if size > tiff.tagoffsetthreshold:
             (start,) = struct.unpack(tiff.offsetformat, value)
             if start + size > file.filehandle.size:
-                raise ValueError(
-                    f"tag {code} should end at byte {start + size}, and the file has "
-                    f"{file.filehandle.size} bytes: it did not arrive whole, copy it "
-                    "again"
-                )
+                raise _cut(f"tag {code} should end at byte {start + size}", file)
         values[code] = value
     return values
-
-
-def _number(handle: tifffile.FileHandle, offset: int, form: str, size: int) -> int:
-    handle.seek(offset)
-    data = handle.read(size)
-    if len(data) < size:
-        raise ValueError(
-            f"it ends at byte {handle.size}, in the middle of the list of its pages: "
-            "it did not arrive whole, copy it again"
-        )
-    return int(struct.unpack(form, data)[0])
 
 
 def check_ome(file: tifffile.TiffFile) -> ElementTree.Element:
@@ -138,10 +133,8 @@ def check_ome(file: tifffile.TiffFile) -> ElementTree.Element:
         )
     (pixels,) = images
     folder = Path(file.filehandle.dirname)
-    names = {
-        one.get("FileName") or file.filename
-        for one in root.iter(f"{pixels.tag.removesuffix('Pixels')}UUID")
-    } | {file.filename}
+    uuids = root.iter(f"{pixels.tag.removesuffix('Pixels')}UUID")
+    names = {file.filename, *(one.get("FileName") or file.filename for one in uuids)}
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing and file.filehandle.is_file:
         raise ValueError(
@@ -152,18 +145,15 @@ def check_ome(file: tifffile.TiffFile) -> ElementTree.Element:
     planes = math.prod(lengths[2:])
     held = file.filehandle.size
     held += sum((folder / name).stat().st_size for name in names - {file.filename})
-    blocks = [one for one in pixels if one.tag.endswith("}TiffData")]
     numbers = [
         int(value)
-        for one in blocks
+        for one in pixels
         for name, value in one.attrib.items()
+        if one.tag.endswith("}TiffData")
         if name in ("IFD", "PlaneCount", "NumPlanes") or name.startswith("First")
     ]
-    if (
-        min(lengths) < 1
-        or math.prod(lengths) > held * OTHER_RATIO
-        or planes > held // 8
-    ):
+    most = held * OTHER_RATIO
+    if min(lengths) < 1 or math.prod(lengths) > most or planes > held // 8:
         raise ValueError(
             f"its OME metadata promises {lengths} pixels (XYZCT), which "
             f"{held} bytes cannot hold"
@@ -187,18 +177,12 @@ def check_series(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> No
     if series.dataoffset is not None:  # all planes in one piece
         end = series.dataoffset + series.nbytes
         if end > file.filehandle.size and not series.is_multifile:
-            raise ValueError(
-                f"its {series.shape} pixels would end at byte {end}, and the file has "
-                f"{file.filehandle.size} bytes: it did not arrive whole, copy it again"
-            )
+            raise _cut(f"its {series.shape} pixels should end at byte {end}", file)
     else:
         planes = 0
         for page in series:
             if page is None:
-                raise ValueError(
-                    f"plane {planes + 1} of {len(series)} is not there: it did not "
-                    "arrive whole, copy it again"
-                )
+                raise _cut(f"one of its {len(series)} planes is not there", file)
             check_page(page)
             planes += page.size
         if planes != math.prod(series.shape):
@@ -219,37 +203,30 @@ def _check_imagej(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> N
         counts["channels"] = 1
     promised = max(math.prod(counts.values()), said.get("images", 1))
     if promised != found:
-        raise ValueError(
-            f"Fiji's description says {promised} images, and {found} are there: it did "
-            "not arrive whole, copy it again"
-        )
+        raise _cut(f"Fiji says {promised} images, and {found} are there", file)
 
 
 def check_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
     """ValueError unless all strips or tiles of a page are there and can hold it."""
-    key, size = page.keyframe, page.parent.filehandle.size
+    key, name = page.keyframe, f"its page {page.index + 1}"
     if key is None:
-        raise ValueError(f"its page {page.index + 1} does not describe its pixels")
+        raise ValueError(f"{name} does not describe its pixels")
     starts, counts = page.dataoffsets, page.databytecounts
     if not len(starts) == len(counts) == math.prod(key.chunked):
         raise ValueError(
-            f"its page {page.index + 1} lists {len(starts)} strips or tiles of "
-            f"{math.prod(key.chunked)}"
+            f"{name} lists {len(starts)} strips or tiles of {math.prod(key.chunked)}"
         )
     ends = [start + count for start, count in zip(starts, counts, strict=True)]
     if min(starts) < 8 or min(counts) < 1:
-        raise ValueError(f"some pixels of page {page.index + 1} are not stored in it")
-    if max(ends) > size:
-        raise ValueError(
-            f"the pixels of its page {page.index + 1} should end at byte {max(ends)}, "
-            f"and the file has {size} bytes: it did not arrive whole, copy it again"
-        )
+        raise ValueError(f"{name} does not hold all of its pixels")
+    if max(ends) > page.parent.filehandle.size:
+        raise _cut(f"{name} should end at byte {max(ends)}", page.parent)
     bits = key.bitspersample if isinstance(key.bitspersample, int) else 8
     ratio = RATIOS.get(key.compression, OTHER_RATIO)
     if key.size * bits // 8 > ratio * sum(counts) or (
         ratio > 1 and math.prod(key.chunks) * bits // 8 > ratio * max(counts) + 2**16
     ):
         raise ValueError(
-            f"its page {page.index + 1} promises {key.shape} pixels, which its "
-            f"{sum(counts)} bytes cannot hold"
+            f"{name} promises {key.shape} pixels, which its {sum(counts)} bytes "
+            "cannot hold"
         )

@@ -7,7 +7,6 @@ says in one sentence what is in the way and what to do.
 import itertools
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -67,29 +66,21 @@ class Images:
         found = parts[0].shape[-3] if "C" in self.axes else 1
         if found == count:
             return self.pixels
-        spread = [np.ptp(part, axis=-3).max(initial=0) for part in parts * self.colors]
-        if count == 1 and self.colors and not any(spread):
+        equal = not any(np.ptp(part, axis=-3).any() for part in parts * self.colors)
+        if count == 1 and self.colors and equal:
             grey = [part[..., 0, :, :] for part in parts]
             return grey if isinstance(self.pixels, list) else grey[0]
-        kind = "colors (red, green, blue)" if self.colors else "channels"
-        if count == 1:
-            advice = f"choose one with channel=1 to {found} (--channel on the command "
-            advice += "line)"
-            if self.colors:
-                advice += ", or convert them to gray with grey=True (--grey)"
-            else:
-                advice += (
-                    "; or, if they are slices, say so (in Fiji under Image > "
-                    "Properties; with tifffile.imwrite by metadata={'axes': 'ZYX'})"
-                )
-        elif "C" not in self.axes:
-            kind = "channel" if found == 1 else kind
+        kind = "colors" if self.colors else "channel" + "s" * (found > 1)
+        advice = f"choose one with channel=1 to {found} (--channel on the command line)"
+        if count > 1:
             advice = (
-                "take images of that many channels, their axis named (as "
-                "tifffile.imwrite names it with metadata={'axes': 'CYX'})"
+                f"take a network of {found}, or images of {count} channels, with the "
+                "axis named (as tifffile.imwrite does by metadata={'axes': 'CYX'})"
             )
+        elif self.colors:
+            advice += ", or convert them to gray with grey=True (--grey)"
         else:
-            advice = f"take images of {count} channels, or a network of {found}"
+            advice += f". {_numbers.SLICES}"
         raise ValueError(
             f"{self.names[0]} has {found} {kind}, and the network takes {count}: "
             f"{advice}."
@@ -144,7 +135,7 @@ def read_images(
     """
     if channel is not None and grey:
         raise ValueError("Expected a channel or grey=True, got both: leave one out.")
-    return _images(_load(path), str(path), channel, grey, value_range)
+    return _images(path, channel, grey, value_range)
 
 
 def read_labels(path: str | Path, binary: bool = True) -> Images:
@@ -162,20 +153,20 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
         ValueError: for any other value, naming one, and for what cannot be read.
         OSError: for what cannot be opened.
     """
-    rasters, names, folder = _load(path)
-    labels = []
-    for number, name in enumerate(names):
-        raster = rasters[number] = _numbers.label_numbers(rasters[number], name)
-        _numbers.check_whole_numbers(raster.pixels, name, 0 if binary else -1)
-        labels.append(_numbers.binary(raster.pixels, name) if binary else raster.pixels)
-    _check_alike(rasters, names, types=False)
-    largest = max(int(part.max(initial=0)) for part in labels)
+    rasters = [_numbers.label_numbers(raster) for raster in _load(path, lossless=True)]
+    for raster in rasters:
+        _numbers.check_whole_numbers(raster, 0 if binary else -1)
+    if binary:
+        rasters = [_numbers.binary(raster) for raster in rasters]
+    _check_alike(rasters, types=False)
+    largest = max(int(raster.pixels.max(initial=0)) for raster in rasters)
     if largest > np.iinfo(np.int32).max:
         raise ValueError(
             f"{path} holds a label of {largest}: expected less than 2**31."
         )
-    labels = [part.astype(np.uint8 if binary else np.int32) for part in labels]
-    return _collected(labels, rasters, names, folder)
+    dtype = np.uint8 if binary else np.int32
+    rasters = [replace(one, pixels=one.pixels.astype(dtype)) for one in rasters]
+    return _collected(rasters, path)
 
 
 def read_probabilities(path: str | Path) -> Images:
@@ -193,13 +184,7 @@ def read_probabilities(path: str | Path) -> Images:
         ValueError: for other values, and for what cannot be read.
         OSError: for what cannot be opened.
     """
-    loaded = _load(path)
-    for raster, name in zip(*loaded[:2], strict=True):
-        if raster.lossy:
-            raise ValueError(
-                f"{name} is a JPEG, which changes values: save probabilities as TIFF."
-            )
-    images = _images(loaded, str(path), probabilities=True)
+    images = _images(path, probabilities=True)
     if "C" not in images.axes:
         return images
     try:
@@ -238,8 +223,8 @@ def image_files(folder: str | Path) -> list[Path]:
     files.sort(key=lambda file: _natural(file.name))
     if missing := _missing([file.name for file in files]):
         warnings.warn(
-            f"{folder} has numbered files, and {', '.join(missing)} of them is missing "
-            "or are: what is before and after a gap is read as neighbors.",
+            f"{folder} has numbered files without {', '.join(missing)}: what is "
+            "before and after a gap is read as neighbors.",
             UserWarning,
             stacklevel=2,
         )
@@ -280,111 +265,103 @@ def _kind(path: Path) -> str:
     if head.startswith(OTHERS):
         return "other"
     raise ValueError(
-        f"{path} is not a TIFF, PNG or JPEG image"
-        f"{', it is empty' if not head else ''}: save it as one of them, or, in a "
-        "folder of images, move it elsewhere."
+        f"{path} is not a TIFF, PNG or JPEG image{'' if head else ', it is empty'}: "
+        "save it as one of them or, in a folder of images, move it elsewhere."
     )
 
 
-def _load(path: str | Path) -> tuple[list[Raster], list[str], bool]:
-    """The files of a path, what errors call them, and whether it is a folder."""
+def _load(path: str | Path, lossless: bool) -> list[Raster]:
+    """The file of a path, or the files of a folder."""
     path = resolved(path)
     files = image_files(path) if path.is_dir() else [path]
     rasters = []
     for file in files:
         raster = read_raster(file) if _kind(file) == "TIFF" else read_picture(file)
+        if lossless and raster.lossy:
+            raise ValueError(
+                f"{file} is a JPEG, which changes values: save it as PNG or TIFF."
+            )
         # One unnamed axis is a stack's; of two it is not known which.
         if raster.lead not in ("Q", "I") and not set(raster.lead) <= {"T", "Z"}:
             raise ValueError(
-                f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}, of "
-                "which slices and channels cannot be told: save it in Fiji with named "
-                "axes, or with tifffile.imwrite(..., metadata={'axes': 'ZCYX'})."
+                f"{file} has axes {raster.axes} of lengths {raster.pixels.shape}: name "
+                "slices and channels, in Fiji or with tifffile.imwrite(..., "
+                "metadata={'axes': 'ZCYX'})."
             )
         if raster.of_set and len(files) > 1:
             raise ValueError(
-                f"{file} is one of a set of OME-TIFF files that are one stack: name "
-                "this file instead of its folder, and the set is read."
+                f"{file} is one of a set of OME-TIFF files that are one stack: name it "
+                "instead of its folder."
             )
         height, width = raster.pixels.shape[-2:]
         if width in (2, 3, 4) and height > 8 * width and raster.lead:
             raise ValueError(
-                f"{file} holds {raster.pixels.shape[-3]} images {width} pixels wide: "
-                "its last axis looks like colors. Save it with them named, as with "
-                "tifffile.imwrite(..., photometric='rgb'), or with axes 'CYX'."
+                f"{file} holds images {width} pixels wide: its last axis looks like "
+                "colors. Name it, as with tifffile.imwrite(..., photometric='rgb')."
             )
         rasters.append(raster)
-    return rasters, [str(file) for file in files], path.is_dir()
+    return rasters
 
 
 def _images(
-    loaded: tuple[list[Raster], list[str], bool],
-    where: str,
+    path: str | Path,
     channel: int | None = None,
     grey: bool = False,
     value_range: tuple[float, float] | Literal["auto"] | None = None,
     probabilities: bool = False,
 ) -> Images:
-    rasters, names, folder = loaded
-    for number, name in enumerate(names):
-        raster = _numbers.visible(rasters[number], name)
-        if channel is None:
-            otherwise = _numbers.SAVE if probabilities else _numbers.CHOOSE
-            raster = _numbers.opaque(raster, name, otherwise)
-        else:
-            raster = _numbers.choose(raster, name, channel)
-        rasters[number] = raster
-    _check_alike(rasters, names)
-    low, high = _numbers.value_limits(rasters, value_range, where, probabilities)
-    parts = []
-    for number, raster in enumerate(rasters):
-        part = _numbers.scaled(raster.pixels, low, high)
-        parts.append(_numbers.luma(part, raster, names[number]) if grey else part)
-    return _collected(parts, rasters, names, folder)
+    rasters = [_numbers.visible(one) for one in _load(path, lossless=probabilities)]
+    if channel is None:
+        otherwise = _numbers.SAVE if probabilities else _numbers.CHOOSE
+        rasters = [_numbers.opaque(raster, otherwise) for raster in rasters]
+    else:
+        rasters = [_numbers.choose(raster, channel) for raster in rasters]
+    _check_alike(rasters)
+    limits = _numbers.value_limits(rasters, value_range, str(path), probabilities)
+    rasters = [_numbers.scaled(raster, *limits) for raster in rasters]
+    if grey:
+        rasters = [_numbers.luma(raster) for raster in rasters]
+    return _collected(rasters, path)
 
 
-def _check_alike(
-    rasters: Sequence[Raster], names: Sequence[str], types: bool = True
-) -> None:
+def _check_alike(rasters: list[Raster], types: bool = True) -> None:
     """ValueError unless the files of a folder have one kind of pixels."""
 
     def kind(raster: Raster) -> tuple[object, ...]:
         channels = raster.pixels.shape[-3] if raster.channel_axis else 1
         return channels, raster.meaning, *((raster.pixels.dtype, raster.bits) * types)
 
-    for raster, name in zip(rasters, names, strict=True):
-        if kind(raster) != kind(rasters[0]):
+    first = rasters[0]
+    for raster in rasters:
+        if kind(raster) != kind(first):
             raise ValueError(
-                f"{names[0]} and {name} differ in their kind of pixels "
-                f"({rasters[0].meaning}, {rasters[0].pixels.dtype} and "
-                f"{raster.meaning}, {raster.pixels.dtype}): save all files of the "
-                "folder alike."
+                f"{first.name} and {raster.name} differ in their kind of pixels "
+                f"({first.meaning}, {first.pixels.dtype} and {raster.meaning}, "
+                f"{raster.pixels.dtype}): save all files of the folder alike."
             )
 
 
-def _collected(
-    parts: list[np.ndarray], rasters: list[Raster], names: list[str], folder: bool
-) -> Images:
+def _collected(rasters: list[Raster], path: str | Path) -> Images:
     """Put the slices of all files one after the other."""
     first = rasters[0]
-    channels = "C" if parts[0].ndim > len(first.lead) + 2 else ""
-    slices = [part.reshape(-1, *part.shape[-2 - len(channels) :]) for part in parts]
-    lengths: tuple[int, ...] = first.pixels.shape[: len(first.lead)]
-    lead = re.sub("[QI]", "Z", first.lead)
-    if folder:
-        lead, lengths = "Z", (sum(len(part) for part in slices),)
-    every = tuple(
-        Path(name).name for name, part in zip(names, slices, strict=True) for _ in part
-    )
-    one_size = len({part.shape[1:] for part in slices}) == 1
+    channels = "C" if first.channel_axis else ""
+    lead, lengths = re.sub("[QI]", "Z", first.lead), first.pixels.shape
+    slices: list[np.ndarray] = []
+    names: list[str] = []
+    for raster in rasters:
+        shape = raster.pixels.shape[len(raster.lead) :]
+        slices += list(raster.pixels.reshape(-1, *shape))
+        names += [Path(raster.name).name] * (len(slices) - len(names))
+    if resolved(path).is_dir():
+        lead, lengths = "Z", (len(slices),)
+    one_size = len({one.shape for one in slices}) == 1
     sizes = {(raster.pixel_size, raster.unit) for raster in rasters}
     pixel_size, unit = sizes.pop() if len(sizes) == 1 else (None, None)
     return Images(
-        pixels=np.concatenate(slices)
-        if one_size
-        else [one for part in slices for one in part],
+        pixels=np.stack(slices) if one_size else slices,
         axes=f"{lead}{channels}YX",
-        lengths=lengths,
-        names=every,
+        lengths=lengths[: len(lead)],
+        names=tuple(names),
         colors=bool(channels) and first.meaning == "RGB",
         pixel_size=pixel_size,
         unit=unit,

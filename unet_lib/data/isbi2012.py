@@ -12,7 +12,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 
 import filelock
 import numpy as np
@@ -115,7 +114,7 @@ def read_or_fetch() -> dict[str, np.ndarray]:
     if all((cache / name).is_file() for name in PIXELS_SHA256):
         # Not fetched again by itself: the user may have put the file there.
         return read_folder(cache, "Delete it, and it is fetched anew.")
-    return _download(ADDRESS, cache)
+    return _download(cache)
 
 
 def cache_folder() -> Path:
@@ -137,101 +136,92 @@ def _decode_all(
     stacks = {}
     for name, data in contents.items():
         try:
-            stacks[name] = _decode(name, data)
-        except DataError as problem:
-            raise DataError(f"{where}: {name} {problem} {remedy}") from problem
+            stacks[name] = _tiff.decode(io.BytesIO(data)).pixels
+        except Exception as problem:  # a broken file breaks the reader in many ways
+            raise DataError(
+                f"{where}: {name} is not a readable TIFF file ({problem}); it has "
+                f"{len(data):,} of about 7,870,000 bytes. {remedy}"
+            ) from problem
+        if fault := _fault(name, data, stacks[name]):
+            raise DataError(f"{where}: {name} {fault} {remedy}")
     return stacks
 
 
-def _decode(name: str, data: bytes) -> np.ndarray:
-    """Decode one file; the DataError's text follows on the file's name."""
-    try:
-        stack = _tiff.decode(io.BytesIO(data)).pixels
-    except Exception as problem:  # a broken file breaks the reader in many ways
-        raise DataError(
-            f"is not a readable TIFF file ({problem}). It may be truncated: it has "
-            f"{len(data):,} bytes; expected about 7,870,000."
-        ) from problem
+def _fault(name: str, data: bytes, stack: np.ndarray) -> str:
+    """What is wrong with a file, to follow on its name; nothing if it is right."""
     if stack.shape != SHAPE or stack.dtype != np.uint8:
-        raise DataError(
+        return (
             f"holds {stack.dtype} of shape {stack.shape}; expected uint8 of shape "
             f"{SHAPE}."
         )
-    if name == TEST_LABELS:
-        _check_test_labels(data, stack)
-        return stack
-    found = hashlib.sha256(stack.tobytes()).hexdigest()
-    if found != PIXELS_SHA256[name]:
-        raise DataError(
-            "has other pixels than the published stack: expected SHA-256 "
-            f"{PIXELS_SHA256[name]} of the decoded pixels, found {found}."
+    if name != TEST_LABELS:
+        found, expected = hashlib.sha256(stack.tobytes()).hexdigest(), PIXELS_SHA256
+        return (
+            ""
+            if found == expected[name]
+            else (
+                "has other pixels than the published stack: expected SHA-256 "
+                f"{expected[name]} of the decoded pixels, found {found}."
+            )
         )
-    return stack
-
-
-def _check_test_labels(data: bytes, stack: np.ndarray) -> None:
     optional = "Everything but the scores on the test stack works without it."
     found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if found != TEST_LABELS_BLOB:
-        raise DataError(
+        return (
             f"is not the published file: expected git blob id {TEST_LABELS_BLOB}, "
             f"found {found}. Files of this name in public repositories turned out to "
             f"be predictions: never score against such. {optional}"
         )
     if not np.isin(stack, (0, 255)).all():
-        raise DataError(
-            f"has other values than 0 (membrane) and 255 (cell). {optional}"
-        )
+        return f"has other values than 0 (membrane) and 255 (cell). {optional}"
+    return ""
 
 
-def _download(address: str, folder: Path) -> dict[str, np.ndarray]:
+def _download(folder: Path) -> dict[str, np.ndarray]:
     """Fetch the zip, check all of it, and only then put the files into `folder`."""
     try:
         import pooch
         import requests
-    except ModuleNotFoundError as problem:
-        raise _no_download(
-            address, folder, "pooch, which fetches it, is not installed"
-        ) from problem
-    try:
+
         folder.mkdir(parents=True, exist_ok=True)
         for name in (*PIXELS_SHA256, TEST_LABELS):
             if (folder / name).is_dir():
                 raise IsADirectoryError(f"{folder / name} is a folder")
-        # Whoever holds the lock is the only one to fetch: what others left goes.
+        # Only the process with the lock fetches, so what others left is removed.
         with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
             for left in folder.glob(".download-*"):
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as work:
-                return _fetch(address, folder, Path(work), pooch)
+                archive = Path(work) / "stacks.zip"
+                fetch = pooch.HTTPDownloader(
+                    progressbar=True, chunk_size=2**16, timeout=20
+                )
+                fetch(ADDRESS, str(archive), None)
+                return _unpack(archive, folder)
+    except ModuleNotFoundError as problem:
+        reason = "pooch, which fetches it, is not installed"
+        raise _no_download(folder, reason) from problem
     except (requests.RequestException, zipfile.BadZipFile) as problem:
-        raise _no_download(address, folder, problem) from problem
+        raise _no_download(folder, problem) from problem
     except OSError as problem:
         raise CacheError(
             f"The ISBI 2012 stacks cannot be kept in {folder} ({problem}). Make room "
             "there, or move away what is in the way, and give the same command again; "
-            f"or download and unpack {address} elsewhere, and name that folder in the "
+            f"or download and unpack {ADDRESS} elsewhere, and name that folder in the "
             f"environment variable {VARIABLE}."
         ) from problem
 
 
-def _fetch(
-    address: str, folder: Path, work: Path, pooch: ModuleType
-) -> dict[str, np.ndarray]:
-    archive = work / "stacks.zip"
-    fetch = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=20)
-    fetch(address, str(archive), None)
+def _unpack(archive: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Check the stacks in a zip, and put their files into `folder`."""
     contents = _read_zip(archive)
+    where = f"The zip from {ADDRESS}"
     remedy = f"Get the right file elsewhere and name its folder in {VARIABLE}."
-    missing = [name for name in PIXELS_SHA256 if name not in contents]
-    if missing:
-        raise DataError(
-            f"The zip from {address} lacks {', '.join(missing)}; expected "
-            f"{', '.join(PIXELS_SHA256)}. {remedy}"
-        )
-    stacks = _decode_all(contents, f"The zip from {address}", remedy)
+    if missing := [name for name in PIXELS_SHA256 if name not in contents]:
+        raise DataError(f"{where} lacks {', '.join(missing)}. {remedy}")
+    stacks = _decode_all(contents, where, remedy)
     for name, data in contents.items():
-        part = work / name
+        part = archive.with_name(name)
         part.write_bytes(data)
         os.replace(part, folder / name)
     return stacks
@@ -260,9 +250,9 @@ def _read_zip(archive: Path) -> dict[str, bytes]:
     return contents
 
 
-def _no_download(address: str, folder: Path, reason: object) -> DownloadError:
+def _no_download(folder: Path, reason: object) -> DownloadError:
     return DownloadError(
-        f"The ISBI 2012 stacks are not here and could not be fetched from {address} "
+        f"The ISBI 2012 stacks are not here and could not be fetched from {ADDRESS} "
         f"({reason}). On a machine that can reach it, download and unpack that file; "
         f"then put {', '.join(PIXELS_SHA256)} into {folder}, or name their folder in "
         f"the environment variable {VARIABLE}. Without them, load_or_stand_in() or "

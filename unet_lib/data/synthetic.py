@@ -3,11 +3,9 @@
 Shown in :doc:`data`.
 """
 
-import contextlib
 import hashlib
-import os
-import tempfile
 import zipfile
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from unet_lib._files import written
 from unet_lib.data.isbi2012 import cache_folder
 
 __all__ = ["synthetic_em"]
@@ -86,16 +85,14 @@ def kept_em(seed: int) -> tuple[np.ndarray, np.ndarray]:
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     kept = cache_folder() / f"synthetic-{seed}-{code}.npz"
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), open(kept, "rb") as file:
+    with suppress(*unreadable), open(kept, "rb") as file:
         stack = np.load(file)
         return stack["images"] / np.float32(255), stack["labels"]
     images, labels = synthetic_em(seed=seed)
-    with contextlib.suppress(OSError):  # a disk that is full costs the next run seconds
+    with suppress(OSError):  # a disk that is full costs the next run seconds
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as work:
-            part = Path(work) / kept.name
-            np.savez(part, images=np.rint(255 * images).astype(np.uint8), labels=labels)
-            os.replace(part, kept)
+        with written(kept) as part, part.open("wb") as file:
+            np.savez(file, images=np.rint(255 * images).astype(np.uint8), labels=labels)
     return images, labels
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from unet_lib._checks import check_binary, check_range, check_slices
+from unet_lib._checks import check_scored, check_slices
 from unet_lib.metrics import topology
 from unet_lib.metrics.pairs import (
     Overlaps,
@@ -116,7 +116,7 @@ def evaluate(
         >>> round(scores.pixel_error, 3), round(scores.v_rand, 3)
         (0.008, 0.667)
     """
-    labels, probabilities = _checked(labels, probabilities)
+    labels, probabilities = check_scored(check_slices(labels, "labels"), probabilities)
     curves = _curves(labels, probabilities, METRICS, progress)
     values = {name: curve.value for name, curve in curves.items()}
     warnings = _warnings(labels, probabilities, curves["warping_error"])
@@ -280,7 +280,8 @@ def _curves(
 
 
 def _curve(metric: str, labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    return _curves(*_checked(labels, probabilities), [metric])[metric]
+    pair = check_scored(check_slices(labels, "labels"), probabilities)
+    return _curves(*pair, [metric])[metric]
 
 
 def _warnings(
@@ -355,17 +356,3 @@ def _named(numbers: list[int]) -> str:
 
 def _without_nan(values: np.ndarray) -> list[float | None]:
     return [None if math.isnan(value) else float(value) for value in values]
-
-
-def _checked(
-    labels: ArrayLike, probabilities: ArrayLike
-) -> tuple[np.ndarray, np.ndarray]:
-    labels = check_slices(labels, "labels")
-    probabilities = np.asarray(probabilities)
-    if labels.shape != probabilities.shape:
-        raise ValueError(
-            "Expected labels and probabilities of one shape, got "
-            f"{labels.shape} and {probabilities.shape}: compare the same slices, "
-            "cropped alike."
-        )
-    return check_binary(labels), check_range(probabilities, "probabilities")

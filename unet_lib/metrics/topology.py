@@ -9,6 +9,7 @@ Built in :doc:`metrics`.
 """
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 
-from unet_lib._checks import check_binary, check_range
+from unet_lib._checks import check_plane, check_scored
 
 __all__ = [
     "HOLE_ADDITION",
@@ -36,14 +37,8 @@ Places = tuple[np.ndarray, np.ndarray]  # columns and rows of a turned slice's p
 
 # What a pixel is that differs from the proposal after warping, as the challenge's
 # software numbers it. Only merges and splits count in the warping error.
-MERGE, SPLIT, HOLE_ADDITION, OBJECT_DELETION, OBJECT_ADDITION, HOLE_DELETION = (
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-)
+MERGE, SPLIT, HOLE_ADDITION = 1, 2, 4
+OBJECT_DELETION, OBJECT_ADDITION, HOLE_DELETION = 8, 16, 32
 
 # Of the flood: membrane that is still to be reached, that waits in the queue, and
 # the frame around the slice. Cells are above 0 and dams are 0.
@@ -104,7 +99,7 @@ def thin(cell: np.ndarray) -> np.ndarray:
         >>> thin(np.array([[1, 0, 0, 0, 0, 1]]) > 0)
         array([[1, 1, 1, 0, 2, 2]], dtype=int32)
     """
-    cell = _checked_slice(cell) > 0
+    cell = check_plane(cell, "cell") > 0
     return np.ascontiguousarray(thinned(label(cell.T)).T)
 
 
@@ -177,10 +172,7 @@ def thinned(components: np.ndarray) -> np.ndarray:
 
 def framed(image: np.ndarray, value: int) -> np.ndarray:
     """The slice with one pixel of `value` around it, int32, in C order."""
-    width, height = image.shape
-    frame = np.full((width + 2, height + 2), value, np.int32)
-    frame[1:-1, 1:-1] = image
-    return frame
+    return np.pad(np.ascontiguousarray(image, np.int32), 1, constant_values=value)
 
 
 @compiled
@@ -332,49 +324,29 @@ def mismatches_turned(
 
 def splits(warped: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether removing each white pixel splits its cell, as seen in a window."""
-    parted = np.empty(len(x), bool)
-    if min(warped.shape) < RADIUS:  # then the window is the whole slice
-        for k in range(len(x)):
-            window = warped.copy()
-            window[x[k], y[k]] = 0
-            around = label(window)[
-                max(x[k] - 1, 0) : x[k] + 2, max(y[k] - 1, 0) : y[k] + 2
-            ]
-            parted[k] = len(np.unique(around)) > 2
-        return parted
-    side = 2 * RADIUS + 1
-    windows = sliding_window_view(np.pad(warped, RADIUS), (side, side))
-    middle = slice(RADIUS - 1, RADIUS + 2)
+    # In a slice that is narrower than half of it, the window is the whole slice.
+    right, down = warped.shape if min(warped.shape) < RADIUS else (RADIUS, RADIUS)
+    padded = np.pad(warped, [(right, right), (down, down)])
+    windows = sliding_window_view(padded, (2 * right + 1, 2 * down + 1))
     within = np.zeros((3, 3, 3), bool)  # 4-connected, and no window to the next
     within[1] = ndimage.generate_binary_structure(2, 1)
-    for first in range(0, len(x), 1000):  # 1000 windows at once: some megabytes
-        some = slice(first, first + 1000)
+    together = max(1, 2**21 // math.prod(windows.shape[2:]))  # some megabytes
+    parted = np.empty(len(x), bool)
+    for first in range(0, len(x), together):
+        some = slice(first, first + together)
         pixels = windows[x[some], y[some]]
-        pixels[:, RADIUS, RADIUS] = 0
+        pixels[:, right, down] = 0
         components, _ = ndimage.label(pixels, within)
-        around = components[:, middle, middle].reshape(-1, 9)
-        parted[some] = (np.diff(np.sort(around)) > 0).sum(axis=-1) >= 2
+        around = components[:, right - 1 : right + 2, down - 1 : down + 2]
+        around = np.sort(around.reshape(-1, 9))
+        parted[some] = (np.diff(around) > 0).sum(axis=-1) >= 2
     return parted
-
-
-def _checked_slice(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 2 or image.size == 0:
-        raise ValueError(
-            "Expected one slice, (height, width), with at least one pixel, got "
-            f"shape {image.shape}."
-        )
-    return image
 
 
 def _checked_pair(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = _checked_slice(labels), _checked_slice(probabilities)
-    if labels.shape != probabilities.shape:
-        raise ValueError(
-            "Expected labels and probabilities of one shape, got "
-            f"{labels.shape} and {probabilities.shape}."
-        )
-    probabilities = check_range(probabilities, "probabilities").astype(np.float64)
-    return check_binary(labels).T > 0, probabilities.T
+    """Both turned: where the labels have cell, and float64."""
+    labels = check_plane(labels, "labels")
+    labels, probabilities = check_scored(labels, probabilities)
+    return labels.T > 0, probabilities.T.astype(np.float64)

@@ -9,7 +9,6 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from unet_lib._checks import check_plane, found, is_real, is_whole
 from unet_lib.plot import slider
 from unet_lib.plot.colours import (
     COLOURS,
     NEIGHBOUR_REACH,
     PALETTE,
     check_picture,
-    check_plane,
     colour_cells,
     colour_stack,
     overlay,
@@ -112,16 +111,14 @@ def show_images(
         columns: pictures in a row, all by default.
         width: of the figure, in inches.
     """
-    images = [np.asarray(image) for image in images]
-    for image in images:
-        check_picture(image)
+    images = [check_picture(image) for image in images]
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) != 1:
-        raise ValueError(f"expected images of one size, at least one, got {sizes}")
+        raise ValueError(f"Expected images of one size, at least one, got {sizes}.")
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"expected {len(images)} titles, got {len(titles)}")
+        raise ValueError(f"Expected {len(images)} titles, got {len(titles)}.")
     columns = len(images) if columns is None else columns
-    _check_positive(Integral, columns=columns)
+    _check_positive(is_whole, columns=columns)
     _check_positive(width=width)
     rows = -(-len(images) // columns)
     height, across = images[0].shape[:2]
@@ -151,7 +148,7 @@ def show_weight_map(
     """
     weights = check_plane(weights, "weights")
     if weights.min() < 0:
-        raise ValueError(f"expected weights of 0 and above, got {weights.min()}")
+        raise ValueError(f"Expected weights of 0 and above, got {found(weights)}.")
     _check_positive(maximum=maximum)
     axes.set_axis_off()
     drawn = axes.imshow(
@@ -255,30 +252,32 @@ def explore(
         stops = {label: list(options) for label, options in values.items()}
     if len(stops) not in (1, 2) or not all(stops.values()):
         raise ValueError(
-            "expected values as a dictionary of one or two labels with their values, "
-            f"got {values}"
+            "Expected values as a dictionary of one or two labels with their values, "
+            f"got {values}."
         )
     start = {label: options[0] for label, options in stops.items()} | (start or {})
     live_stops = stops | {key: list(of) for key, of in (live_values or {}).items()}
-    _check_positive(Integral, width=width)
+    _check_positive(is_whole, width=width)
     for label in [*start, *live_stops]:
         if label not in stops:
-            raise ValueError(f"expected the labels {list(stops)}, got {label!r}")
+            raise ValueError(f"Expected the labels {list(stops)}, got {label!r}.")
         if start[label] not in stops[label] or start[label] not in live_stops[label]:
-            raise ValueError(f"{label} cannot start at {start[label]!r}: no such value")
+            raise ValueError(
+                f"{label} cannot start at {start[label]!r}: no such value."
+            )
 
     combinations = list(itertools.product(*stops.values()))
     pictures, shown = _drawn([draw(*chosen) for chosen in combinations], width)
     notes = [text(*chosen) for chosen in combinations] if text else None
     summary = f"{alt} ({' × '.join(stops)}: {len(pictures)} pictures)"
     page = slider.page(pictures, stops, alt, start, shown, notes)
-
-    def live() -> Any:
-        return slider.live_control(
+    _show_html(
+        page,
+        summary,
+        lambda: slider.live_control(
             lambda *chosen: _pixels(draw(*chosen), width), live_stops, start, text
-        )
-
-    _show_html(page, summary, live)
+        ),
+    )
 
 
 def compare(
@@ -297,7 +296,7 @@ def compare(
         alt: says what both pictures show.
         width: as for `explore`.
     """
-    _check_positive(Integral, width=width)
+    _check_positive(is_whole, width=width)
     pictures, shown = _drawn([before, after], width)
     page = slider.divider(pictures, labels, alt, shown)
     _show_html(page, f"{alt} ({labels[0]} | {labels[1]})")
@@ -347,7 +346,7 @@ def _drawn(
     pictures = [_pixels(one, width) for one in drawn]
     sizes = {picture.shape for picture in pictures}
     if len(sizes) > 1:
-        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
+        raise ValueError(f"Expected pictures of one size, got {sorted(sizes)}.")
     if isinstance(drawn[0], Figure):
         return pictures, width
     across = pictures[0].shape[1]
@@ -366,15 +365,14 @@ def _pixels(drawn: Figure | np.ndarray, width: int) -> np.ndarray:
         canvas = FigureCanvasAgg(drawn)
         canvas.draw()
         return np.array(canvas.buffer_rgba())[..., :3].copy()
-    image = np.asarray(drawn)
-    check_picture(image)
+    image = check_picture(drawn)
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     return np.round(image * 255.0).astype(np.uint8)
 
 
-def _check_positive(kind: Any = Real, **numbers: Any) -> None:
+def _check_positive(check: Callable = is_real, **numbers: Any) -> None:
+    what = "an integer" if check is is_whole else "a finite number"
     for name, number in numbers.items():
-        if not isinstance(number, kind) or not 0 < number < np.inf:
-            what = "a finite number" if kind is Real else "an integer"
-            raise ValueError(f"expected {name} as {what} above 0, got {number!r}")
+        if not check(number) or not 0 < number < np.inf:
+            raise ValueError(f"Expected {name} as {what} above 0, got {number!r}.")

@@ -6,12 +6,13 @@ Paul Tol's *muted* scheme: people with any common color blindness can tell them 
 
 import itertools
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 import matplotlib
 import numpy as np
 from scipy import ndimage
+
+from unet_lib._checks import check_labels, check_plane, check_range, is_real
 
 __all__ = [
     "COLOURS",
@@ -60,7 +61,7 @@ def overlay(
     Returns:
         ``(height, width, 3)`` float32, 0 to 1.
     """
-    mask = check_plane(mask, "a mask")
+    mask = check_plane(mask, "mask")
     colours = np.broadcast_to(rgb(colour), (*mask.shape, 3))
     return _blend(image, colours, alpha, mask)
 
@@ -137,10 +138,10 @@ def colour_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     Returns:
         ``(slices, height, width, 3)`` float32, 0 to 1.
     """
-    pictures: list[np.ndarray] = []
+    picture, pictures = None, []
     for labels in stack:
-        like = pictures[-1] if pictures else None
-        pictures.append(colour_cells(labels, seed, like))
+        picture = colour_cells(labels, seed, like=picture)
+        pictures.append(picture)
     return np.stack(pictures)
 
 
@@ -149,45 +150,24 @@ def rgb(colour: Any) -> tuple[float, float, float]:
     found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
     if not matplotlib.colors.is_color_like(found):
         names = ", ".join(name for name in COLOURS if name != "weight")
-        raise ValueError(f"expected {names} or a matplotlib color, got {colour!r}")
+        raise ValueError(f"Expected {names} or a matplotlib color, got {colour!r}.")
     return matplotlib.colors.to_rgb(found)
 
 
-def check_plane(array: Any, name: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.ndim != 2 or array.size == 0:
+def check_picture(image: Any) -> np.ndarray:
+    """``(height, width)`` or ``(height, width, 3)`` from 0 to 1."""
+    image = np.asarray(image)
+    if image.ndim != 2 and image.shape[2:] != (3,):
         raise ValueError(
-            f"expected {name} of one slice, (height, width) and not empty, got shape "
-            f"{array.shape}"
+            "Expected an image of shape (height, width) or (height, width, 3), got "
+            f"shape {image.shape}; one image goes into a list."
         )
-    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-        nan = " with NaN or infinity" if array.dtype.kind == "f" else ""
-        raise ValueError(f"expected {name} of finite numbers, got {array.dtype}{nan}")
-    return array
-
-
-def check_picture(image: np.ndarray) -> None:
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
-        raise ValueError(
-            "expected an image of shape (height, width) or (height, width, 3), got "
-            f"shape {image.shape}; one image goes into a list"
-        )
-    numbers = image.size > 0 and image.dtype.kind in "biuf"
-    if not numbers or not (image.min() >= 0 and image.max() <= 1):
-        found = f"{image.dtype} of shape {image.shape}"
-        if numbers:
-            found = f"{image.min()} to {image.max()}"
-        raise ValueError(f"expected values from 0 to 1, got {found}")
+    return check_range(image, "image")
 
 
 def _numbered(labels: Any) -> tuple[np.ndarray, int]:
     """Return the cells numbered from 1, 0 for membrane, and how many there are."""
-    labels = check_plane(labels, "labels")
-    if labels.dtype.kind not in "bui" or labels.min() < 0:
-        raise ValueError(
-            "expected labels as integers of 0 and above, got "
-            f"{labels.dtype} from {labels.min()}"
-        )
+    labels = check_labels(check_plane(labels, "labels"))
     if labels.max() <= 1:
         return ndimage.label(labels)  # 4-connected by default
     names, cells = np.unique(labels, return_inverse=True)
@@ -207,8 +187,8 @@ def _claims(cells: np.ndarray, count: int, like: Any) -> Iterator[tuple[int, int
     like = np.asarray(like)
     if like.shape != (*cells.shape, 3):
         raise ValueError(
-            "expected like as a picture of colored cells of the labels' size, "
-            f"{(*cells.shape, 3)}, got shape {like.shape}"
+            "Expected like as a picture of colored cells of the labels' size, "
+            f"{(*cells.shape, 3)}, got shape {like.shape}."
         )
     shades = _shades(4 * len(CELLS))
     found, inverse = np.unique(like.reshape(-1, 3), axis=0, return_inverse=True)
@@ -243,15 +223,14 @@ def _neighbour_pairs(cells: np.ndarray, reach: int) -> list[tuple[int, int]]:
 
 
 def _blend(image: Any, colours: Any, alpha: float, mask: Any = True) -> np.ndarray:
-    image = check_plane(image, "an image")
-    check_picture(image)
+    image = check_range(check_plane(image, "image"), "image")
     over = np.shape(colours)[:2]
     if image.shape != over:
         raise ValueError(
-            f"expected one shape, got an image {image.shape} and {over} over it"
+            f"Expected one shape, got an image {image.shape} and {over} over it."
         )
-    if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
-        raise ValueError(f"expected alpha from 0 to 1, got {alpha!r}")
+    if not is_real(alpha) or not 0 <= alpha <= 1:
+        raise ValueError(f"Expected alpha from 0 to 1, got {alpha!r}.")
     share = np.where(mask, alpha, 0)[..., None]
     blended = image[..., None] * (1 - share) + colours * share
     return np.clip(blended, 0, 1).astype(np.float32)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 MAX_HTML_BYTES = 1_600_000  # of one slider; a notebook stays under 2.4 MB
 
@@ -158,9 +159,9 @@ def page(
         if len(found) <= MAX_HTML_BYTES:
             return found
     raise ValueError(
-        f"this slider of {len(pictures)} pictures of {across}×{height} pixels takes "
+        f"This slider of {len(pictures)} pictures of {across}×{height} pixels takes "
         f"{len(found):,} bytes, more than {MAX_HTML_BYTES:,}: give it fewer values, a "
-        "smaller width, or a part of the image"
+        "smaller width, or a part of the image."
     )
 
 
@@ -225,7 +226,8 @@ def live_control(
 
     def update(_: object = None) -> None:
         chosen = [control.value for control in controls]
-        picture.value = encode(draw(*chosen), "webp")
+        shown = Image.fromarray(draw(*chosen))
+        picture.value = encode(shown, "webp", quality=85)
         note.value = text(*chosen) if text else ""
 
     for control in controls:
@@ -234,17 +236,11 @@ def live_control(
     return ipywidgets.VBox([*controls, picture, note])
 
 
-def encode(picture: np.ndarray, kind: str, quality: int | None = 85) -> bytes:
-    """Return a picture, (height, width, 3) uint8, as the bytes of a file.
-
-    kind: such as "webp". quality: 0 to 100; None is lossless.
-    """
-    from PIL import Image
-
-    how: dict[str, Any] = {"quality": quality}
-    if quality is None:
-        how = {"lossless": True}
-    return _saved(Image.fromarray(picture), kind, **how)
+def encode(image: Image.Image, kind: str, **how: Any) -> bytes:
+    """Return an image as the bytes of a file, such as "webp"; `how` is Pillow's."""
+    stored = io.BytesIO()
+    image.save(stored, kind, optimize=True, **how)
+    return stored.getvalue()
 
 
 def smallest(picture: np.ndarray) -> tuple[str, bytes]:
@@ -252,27 +248,20 @@ def smallest(picture: np.ndarray) -> tuple[str, bytes]:
 
     A drawing of few colors is a PNG with a palette if no pixel changes visibly.
     """
-    from PIL import Image
-
     image = Image.fromarray(picture)
     few = image.quantize(256, dither=Image.Dither.NONE)
     change = np.abs(np.asarray(few.convert("RGB")).astype(int) - picture).max()
-    png = _saved(few if change <= 16 else image, "png")
-    jpeg = encode(picture, "jpeg", 80)
+    png = encode(few if change <= 16 else image, "png")
+    jpeg = encode(image, "jpeg", quality=80)
     return ("jpeg", jpeg) if len(jpeg) < 0.8 * len(png) else ("png", png)
-
-
-def _saved(image: Any, kind: str, **how: Any) -> bytes:
-    stored = io.BytesIO()
-    image.save(stored, kind, optimize=True, **how)
-    return stored.getvalue()
 
 
 def _frames(pictures: Sequence[np.ndarray]) -> Iterator[list[str]]:
     """Yield the pictures as addresses of data, in ever smaller qualities."""
-    lossless = [encode(picture, "webp", None) for picture in pictures]
+    images = [Image.fromarray(picture) for picture in pictures]
+    lossless = [encode(image, "webp", lossless=True) for image in images]
     for quality in (85, 70, 55):  # at 55 grain begins to go
-        lossy = [encode(picture, "webp", quality) for picture in pictures]
+        lossy = [encode(image, "webp", quality=quality) for image in images]
         yield [
             "data:image/webp;base64," + base64.b64encode(min(both, key=len)).decode()
             for both in zip(lossless, lossy, strict=True)

@@ -15,6 +15,7 @@ from unet_lib.metrics import ERRORS
 
 __all__ = [
     "Spread",
+    "ablation_table",
     "as_error",
     "changes",
     "figures",
@@ -24,6 +25,9 @@ __all__ = [
     "spreads",
     "training_figures",
 ]
+
+# The errors of the chapters' tables: those of cells as the challenge ranks by them.
+TITLES = {"pixel_error": "pixel error", "v_rand": "1 − V-Rand", "v_info": "1 − V-Info"}
 
 
 def as_error(name: str, value: Any) -> Any:
@@ -214,6 +218,50 @@ def seed_band(
         else float("nan")
         for name, one in spreads(folder, versions, threshold).items()
     }
+
+
+def ablation_table(
+    baseline: str | Path,
+    variants: dict[str, Path],
+    versions: int = 7,
+    threshold: float | None = None,
+) -> str:
+    """What some changes did to the errors, as a table in Markdown.
+
+    A row per variant has the mean of its `changes` and, in brackets, each run's, in
+    units of 0.0001; plus is worse than the baseline. The last row is the `seed_band`.
+
+    Args:
+        baseline: the folder that the variants are compared with.
+        variants: a dictionary of titles of rows and folders, results/scale/variant.
+        versions: as for `figures`.
+        threshold: as for `figures`.
+
+    Raises:
+        ValueError: unless all variants have equally many runs that the baseline has
+            too.
+    """
+    found = {
+        title: changes(folder, baseline, versions, threshold)
+        for title, folder in variants.items()
+    }
+    counts = {title: len(one.get("v_rand", ())) for title, one in found.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ValueError(
+            "Expected variants with equally many runs that the baseline has too, got "
+            f"{counts}: give those with other folds a table of their own."
+        )
+    band = seed_band(baseline, versions, min(counts.values()), threshold)
+    lines = [f"| | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
+    for title, one in found.items():
+        cells = []
+        for name in TITLES:
+            runs = 1e4 * np.array(list(one[name].values()))
+            each = ",\u00a0".join(f"{change:+z.0f}" for change in runs)
+            cells.append(f"{runs.mean():+z.0f}\u00a0({each})".replace("-", "−"))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    cells = [f"±{1e4 * band[name]:.0f}" for name in TITLES]
+    return "\n".join([*lines, f"| *another seed* | {' | '.join(cells)} |"])
 
 
 def _deviation(values: ArrayLike, freedom: int) -> float:

@@ -13,8 +13,7 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -156,9 +155,9 @@ def _unused(slices: int, scored: list[int], images: int | None, seed: int) -> li
 
     The seed draws an order of the slices, so that its 3 images are among its 6.
     """
-    training = [z for z in range(slices) if z not in scored]
     if images is None:
         return []
+    training = [z for z in range(slices) if z not in scored]
     if images not in range(1, len(training) + 1):
         raise ValueError(f"images must be 1 to {len(training)}, not {images!r}.")
     order = np.random.default_rng(seed).permutation(training)
@@ -227,9 +226,12 @@ def run_table(
             missing.append(experiment)
     made, diverged = [], []
     for experiment in missing:
-        with _taken(work / experiment.name) as ours:
+        folder = work / experiment.name
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another process may have the run, or have recorded it in the meantime.
+        with suppress(Timeout), FileLock(folder / "taken", timeout=0):
             found = state(experiment, work, results)
-            if not ours or found == "recorded":  # by another process
+            if found == "recorded":
                 continue
             if progress:
                 print(f"{experiment.name}: {found}", flush=True)
@@ -309,19 +311,3 @@ def _record(
         picture = temporary / "masks" / f"{number:02d}.png"
         save_png(picture, 255 * mask.astype(np.uint8))
     os.replace(temporary, target)
-
-
-@contextmanager
-def _taken(folder: Path) -> Iterator[bool]:
-    """Whether this process has the run to itself; a killed one's hold ends with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "taken")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -53,9 +53,9 @@ class Processes:
         """OSError unless all processes are about to go on from one step."""
         if self.count == 1:
             return
-        steps = [torch.zeros_like(torch.tensor(step)) for _ in range(self.count)]
-        steps = [one.to(self.device) for one in steps]
-        distributed.all_gather(steps, torch.tensor(step, device=self.device))
+        own = torch.tensor(step, device=self.device)
+        steps = [torch.empty_like(own) for _ in range(self.count)]
+        distributed.all_gather(steps, own)
         found = [int(one) for one in steps]
         if len(set(found)) > 1:
             raise OSError(
