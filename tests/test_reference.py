@@ -21,7 +21,7 @@ MODULES = PAGE.partition(".. unet-lib::")[2].strip("`\n ").split()
 # `plot.explore` is made of.
 LEFT_OUT = {"cli"}
 # Used in all chapters, and in none yet.
-WITHOUT_CHAPTER = {"plot", "plot.colours", "data.images", "data.tiff"}
+WITHOUT_CHAPTER = {"plot", "plot.colours", "data.images", "data.tiff", "export"}
 ENTRIES = [
     pytest.param(entry, id=entry.path)
     for name in MODULES
