@@ -99,6 +99,10 @@ def readme(
         if pixel_size is None
         else f"The training images have {pixel_size:g} nm per pixel.",
         white=white,
+        # A padded network computes the pixels near the border from zeros.
+        zeros=f", but for {sight(whole)} pixels along its border"
+        if whole.network.padding == "same"
+        else "",
         least=least,
         next=least + step,
         then=least + 2 * step,
