@@ -14,6 +14,7 @@ import launch
 import nbformat
 import pybtex.database
 import pytest
+import readable
 import record
 import recorded
 import reference
@@ -202,6 +203,22 @@ def test_an_entry_shows_its_module_and_its_formula(site):
     assert r"w_0 \exp(-(d_1(x) + d_2(x))^2" in words
     commands = (site / "commands.html").read_text("utf-8")
     assert 'id="cmdoption-unet-lib-train-steps"' in commands
+
+
+def test_what_notebooks_are_numbered_is_what_the_book_counts(site):
+    shown = "".join((site / f"{name}.html").read_text("utf-8") for name in PAGES)
+    captions = re.compile(
+        r'id="((?:fig|ex)-[\w-]+)"(?:(?! id="(?:fig|ex)-).)*?"caption-number">([\w .]+)',
+        re.DOTALL,
+    )
+    found = {label: number.strip(" .") for label, number in captions.findall(shown)}
+    expected = readable.numbers()
+    assert len(found) > 50
+    assert found == {label: expected[label] for label in found}
+    equations = re.findall(r'id="equation-(eq-[\w-]+)".*?\(([\d.]+)\)', shown, re.S)
+    assert equations
+    for label, number in equations:
+        assert expected[label] == f"Equation {number}"
 
 
 REFERENCES = pybtex.database.parse_file(record.BOOK / "references.bib").entries
