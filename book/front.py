@@ -125,7 +125,7 @@ def table() -> str:
             "in one pass. The next column is the mean of five folds, each scored by",
             "a network that has not seen it, with test-time augmentation over the",
             "paper's seven rotations, ± the standard deviation of the folds. U-Net's",
-            "scores are of the challenge's test slices, so do not subtract the columns:",
+            "scores are of the test slices, so the columns are not comparable:",
             "",
             "| | small network | Adam, 16 channels, 10,000 steps | U-Net, test stack |",
             "|---|---|---|---|",
