@@ -86,8 +86,9 @@ def class_balance(labels: np.ndarray, num_classes: int = 2) -> tuple[float, ...]
 
     Each class gets the same total weight, and the mean weight is 1: of :math:`N`
     classes, one with a fraction :math:`f` of the pixels has the weight
-    :math:`1 / (N f)`. The paper says that :math:`w_c` balances the classes, not how; this is our reading. A class without pixels has the
-    weight 1, and does not count in N.
+    :math:`1 / (N f)`. The paper says that :math:`w_c` balances the classes, not how;
+    this is our reading. A class without pixels has the weight 1, and does not count in
+    :math:`N`.
 
     Args:
         labels: any shape; 0 = membrane, above 0 = cell, or with more than two classes
