@@ -58,11 +58,12 @@ def metavar(kind: ast.expr) -> str:
     return {"bool": "", "None": ""}.get(ast.unparse(kind), ast.unparse(kind).upper())
 
 
-def option(name: str, annotation: object, default: str | None, help: str) -> Option:
-    written = str(annotation)
+def option(name: str, written: str, default: str | None, help: str) -> Option:
     if given := re.search(r"\bname=['\"]?(\w+)", written):
         name = given[1]
     values = metavar(ast.parse(written, mode="eval").body)
+    if given := re.search(r"\bmetavar=['\"]?([\w ]+)", written):
+        values = given[1]
     if "Positional[" in written:
         return Option(name.upper(), default, help)
     flag = "--" + name.replace("_", "-")
@@ -90,7 +91,11 @@ def options(command: griffe.Function) -> Iterator[Option]:
             yield from fields_of(command.module[fields[1]].final_target)
         else:
             default = None if one.default is None else str(one.default)
-            yield option(one.name, one.annotation, default, help[one.name])
+            kind = str(one.annotation)
+            alias = command.module.members.get(kind)  # of an option's type
+            if alias and not alias.is_alias and alias.is_attribute:
+                kind = str(alias.value)
+            yield option(one.name, kind, default, help[one.name])
 
 
 def fields_of(thing: griffe.Class) -> Iterator[Option]:
