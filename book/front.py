@@ -1,6 +1,8 @@
 """What README.md and the landing page show of the recorded runs: pictures, a table.
 
 python book/front.py            write them, from results/, notebooks/ and the stacks
+python book/front.py --screenshot
+                                also take a picture of the built book's first page
 python book/front.py --measure notebooks build tests
                                 first record all pages and run the README's two
                                 commands, and time them into results/times.json
@@ -15,10 +17,12 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import fill
 
 import yaml
 
@@ -27,6 +31,7 @@ README = ROOT / "README.md"
 STATIC = ROOT / "book" / "_static"
 PICTURE = STATIC / "front.png"
 PREVIEW = STATIC / "preview.png"  # where a link to the book is shown
+SCREENSHOT = STATIC / "screenshot.png"  # of the built book, for the README
 CARDS = STATIC / "cards"
 RUN = ROOT / "results" / "recorded-run"
 # Made like the published network, with a fold held out.
@@ -39,9 +44,45 @@ TITLES = {
     "v_rand": "V-Rand, 1 is best",
     "v_info": "V-Info, 1 is best",
 }
-BLOCK = re.compile(
-    r"(?<=<!-- From results/, by book/front.py. -->\n).*?(?=<!-- End. -->)", re.DOTALL
+# Their text is never empty.
+TRAINED, TABLE = (
+    re.compile(
+        rf"(?<=<!-- From results/, by {by} -->\n).*?(?=<!-- End. -->)", re.DOTALL
+    )
+    for by in ("book/front.py: what has been trained.", "book/front.py.")
 )
+
+
+def trained() -> str:
+    """What has a record, and what the table of experiments asks for besides."""
+    from unet_lib.config import TrainConfig
+    from unet_lib.results.table import read_table, state
+
+    results, paper = ROOT / "results", TrainConfig()
+    kinds = {True: set(), False: set()}
+    for one in read_table(results / "experiments.toml"):
+        done = state(one, results / "none", results) == "recorded"
+        asked = one.config
+        kinds[done].add((-asked.base_channels, asked.optimiser, asked.steps))
+    lines = [
+        f"**Trained so far:** {listed(kinds[True])}.",
+        f"**Not trained yet:** {listed(kinds[False] - kinds[True])}.",
+        f"The paper's network has {paper.base_channels} channels on its first level;",
+        f"its recipe, as we read it, is SGD for {paper.steps:,} steps.",
+    ]
+    return fill(" ".join(lines), 88) + "\n"
+
+
+def listed(kinds: set[tuple[int, str, int]]) -> str:
+    """Channels, optimizers and steps in words, the widest first."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for channels, optimiser, steps in sorted(kinds):
+        found.setdefault((-channels, optimiser), []).append(f"{steps:,}")
+    names = {"adam": "Adam", "sgd": "SGD"}
+    return "; ".join(
+        f"{channels} channels with {names[optimiser]}, {' and '.join(steps)} steps"
+        for (channels, optimiser), steps in found.items()
+    )
 
 
 def table() -> str:
@@ -82,9 +123,9 @@ def table() -> str:
             "No full-width network is in this table: ours are a quarter as wide as",
             f"the paper's. The small network is scored on slices {slices}, held out,",
             "in one pass. The next column is the mean of five folds, each scored by",
-            "a network that has not seen it, averaging the paper's seven rotations,",
-            "± the standard deviation of the folds. U-Net's numbers are of the",
-            "challenge's test slices, so the columns cannot be subtracted:",
+            "a network that has not seen it, with test-time augmentation over the",
+            "paper's seven rotations, ± the standard deviation of the folds. U-Net's",
+            "scores are of the test slices, so the columns are not comparable:",
             "",
             "| | small network | Adam, 16 channels, 10,000 steps | U-Net, test stack |",
             "|---|---|---|---|",
@@ -155,6 +196,21 @@ def cards() -> None:
         card.save(CARDS / f"{name}.jpg", quality=80, optimize=True)
 
 
+def screenshot() -> None:
+    """The top of the built book's first page, in few colors."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    found = os.environ.get("UNET_BOOK_CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto((ROOT / "_build" / "html" / "index.html").as_uri())
+        page.wait_for_load_state("networkidle")
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(128).save(SCREENSHOT, optimize=True)
+
+
 def score() -> None:
     """The challenge's scores of the recorded network, one pass, as it is stored."""
     import torch
@@ -214,14 +270,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     known = ["scores", "notebooks", "build", "tests"]
     parser.add_argument("--measure", nargs="+", default=[], choices=known)
-    if names := parser.parse_args().measure:
+    parser.add_argument("--screenshot", action="store_true")
+    options = parser.parse_args()
+    if names := options.measure:
         if "scores" in names:
             score()
         if timed := [name for name in known[1:] if name in names]:
             measure(timed)
+    if options.screenshot:
+        screenshot()
     pictures()
     cards()
-    text = BLOCK.sub(lambda _: table(), README.read_text("utf-8"))
+    text = TABLE.sub(lambda _: table(), README.read_text("utf-8"))
+    text = TRAINED.sub(lambda _: trained(), text)
     README.write_text(text, "utf-8")
 
 

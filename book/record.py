@@ -27,6 +27,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 BOOK = Path(__file__).resolve().parent
+sys.path.append(str(BOOK / "_ext"))
+import readable  # noqa: E402
+
 # The folder of the recordings, and where a page runs: a notebook opened there
 # by hand finds the same files.
 NOTEBOOKS = BOOK.parent / "notebooks"
@@ -70,9 +73,11 @@ raise ModuleNotFoundError(
             "open it in the folder notebooks of the book's repository."
         )"""
 SETUP_TAGS = ["remove-cell", "setup"]
-# Before a solution and after it.
+# Before and after a solution's title and its end.
 SOLUTION = re.compile(
-    r"\n+(?=:::\{solution-start\})|(?<=\{solution-end\}\n:::)\n+(?=.)", re.DOTALL
+    r"\n+(?=:::\{solution-(?:start|end)\})"
+    r"|(?:(?<=:class: dropdown\n:::)|(?<=\{solution-end\}\n:::))\n+(?=.)",
+    re.DOTALL,
 )
 # Code that the book hides or folds is collapsed in Jupyter too.
 HIDING = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
@@ -114,10 +119,11 @@ def read_page(name: str) -> nbformat.NotebookNode:
 def tidy(name: str) -> None:
     """Write the page as Jupytext would, its first code cell the one that installs.
 
-    Metadata gets the order and the line breaks that a recording has, and what Jupyter
-    needs to collapse what the book hides or folds.
+    Its text becomes plain Markdown (see readable.py). Metadata gets the order and the
+    line breaks that a recording has, and what Jupyter needs to collapse what the book
+    hides or folds.
     """
-    notebook = read_page(name)
+    notebook = read_myst(name)
     address = yaml.safe_load(CONFIG.read_text("utf-8"))["repository"]["url"]
     cells = [cell for cell in split(notebook.cells) if not is_setup(cell)]
     first = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
@@ -126,7 +132,7 @@ def tidy(name: str) -> None:
     notebook.cells = [*cells[:first], setup, *cells[first:]]
     in_solution = False
     for cell in notebook.cells:
-        in_solution = in_solution or cell.source.startswith(":::{solution-start}")
+        in_solution = in_solution and not cell.source.startswith(":::{solution-end}")
         hidden = {}
         if in_solution or HIDING & set(cell.metadata.get("tags", [])):
             hidden["source_hidden"] = True
@@ -134,15 +140,23 @@ def tidy(name: str) -> None:
             hidden["outputs_hidden"] = True
         changed = {"jupyter": hidden or None, "collapsed": None}
         cell.metadata = nbformat.from_dict(in_order(dict(cell.metadata) | changed))
-        in_solution = in_solution and not cell.source.endswith("{solution-end}\n:::")
+        in_solution = in_solution or cell.source.startswith(":::{solution-start}")
+    notebook.cells = readable.to_plain(notebook.cells)
     page = BOOK / f"{name}.md"
     text = jupytext.writes(notebook, fmt="md:myst")
     if text != page.read_text("utf-8"):
         page.write_text(text, "utf-8")
 
 
+def read_myst(name: str) -> nbformat.NotebookNode:
+    """Return a page as the book reads it, its boxes and links as MyST."""
+    notebook = read_page(name)
+    notebook.cells = [cell for cell in readable.to_myst(notebook.cells) if cell.source]
+    return notebook
+
+
 def split(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Have each solution begin and end with a cell, to be collapsed as a whole."""
+    """Give a solution's title and its end cells, to collapse what is between."""
     parts = []
     for cell in cells:
         sources = SOLUTION.split(cell.source) if cell.cell_type != "code" else []

@@ -14,6 +14,7 @@ import launch
 import nbformat
 import pybtex.database
 import pytest
+import readable
 import record
 import recorded
 import reference
@@ -32,6 +33,8 @@ TOC = yaml.safe_load((record.BOOK / "_toc.yml").read_text("utf-8"))
 def entries(branch):
     """Return the names of all pages below a branch of the contents."""
     names = [branch[key] for key in ("root", "file") if key in branch]
+    if "glob" in branch:
+        names += sorted(path.stem for path in record.BOOK.glob(f"{branch['glob']}.md"))
     for key in ("parts", "chapters", "sections"):
         for twig in branch.get(key, []):
             names += entries(twig)
@@ -169,22 +172,53 @@ ENTRIES = [one for module in MODULES for one in reference.entries(module)]
 CHAPTERS = re.compile(r":doc:`([^`]*)`")
 
 
-@pytest.mark.parametrize("name", ["reference"])
-def test_an_entry_and_its_chapter_are_linked_both_ways(site, page, name):
-    shown = (site / "reference.html").read_text("utf-8")
+def test_an_entry_its_source_and_its_chapter_are_linked_both_ways(site):
     linked = 0
     for entry in ENTRIES:
+        name = reference.page(entry.module)
+        shown = (site / f"{name}.html").read_text("utf-8")
+        assert f'id="{entry.path}"' in shown
+        source = f"_modules/{entry.module.path.replace('.', '/')}.html"
+        assert f'href="{source}#{entry.name}"' in shown, entry.path
+        back = f'{name}.html#{entry.path}"'
+        assert back in (site / source).read_text("utf-8")
         for chapter in CHAPTERS.findall(reference.sentence(entry)):
-            _, mark, body = shown.partition(f'id="{entry.path}"')
-            assert mark, entry.path
-            assert f'href="{chapter}.html"' in body.partition('<dt class="sig')[0]
-            back = f'href="reference.html#{entry.path}"'
+            assert f'href="{chapter}.html"' in shown
+            back = f'href="{name}.html#{entry.path}"'
             assert back in (site / f"{chapter}.html").read_text("utf-8")
             linked += 1
     assert linked > 50
-    # Napoleon has read the sections of the docstrings.
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "reference-" in name])
+def test_the_sections_of_the_docstrings_are_read(page, name):
     assert "Parameters" in page.text
     assert not re.search(r"\b(Args|Raises|Returns):\s+\w+:", page.text)
+
+
+def test_an_entry_shows_its_module_and_its_formula(site):
+    shown = (site / "reference-weights.html").read_text("utf-8")
+    words = re.sub(r"<[^>]*>", "", shown)
+    assert "unet_lib.weights.weight_map(" in words
+    assert r"w_0 \exp(-(d_1(x) + d_2(x))^2" in words
+    commands = (site / "commands.html").read_text("utf-8")
+    assert 'id="cmdoption-unet-lib-train-steps"' in commands
+
+
+def test_what_notebooks_are_numbered_is_what_the_book_counts(site):
+    shown = "".join((site / f"{name}.html").read_text("utf-8") for name in PAGES)
+    other = r'(?:(?! id="(?:fig|ex)-).)*?'
+    captions = re.compile(
+        rf'id="((?:fig|ex)-[\w-]+)"{other}"caption-number">([\w .]+)', re.DOTALL
+    )
+    found = {label: number.strip(" .") for label, number in captions.findall(shown)}
+    expected = readable.numbers()
+    assert len(found) > 50
+    assert found == {label: expected[label] for label in found}
+    equations = re.findall(r'id="equation-(eq-[\w-]+)".*?\(([\d.]+)\)', shown, re.S)
+    assert equations
+    for label, number in equations:
+        assert expected[label] == f"Equation {number}"
 
 
 REFERENCES = pybtex.database.parse_file(record.BOOK / "references.bib").entries

@@ -21,6 +21,10 @@ pytestmark = pytest.mark.book
 
 # The folder for pictures of all pages, where somebody wants to look at them.
 SCREENSHOTS = os.environ.get("UNET_BOOK_SCREENSHOTS")
+# The pages of the modules are made alike: these stand for all of them.
+ALIKE = {name for name in PAGES if name.startswith("reference-")}
+SHOWN = [*PAGES, "search"]
+SHOWN = [name for name in SHOWN if name not in ALIKE - {"reference-metrics"}]
 # Opens all that a reader can open, as a reader does.
 UNFOLD = """() => document.querySelectorAll(
   "details:not([open]) > summary, .toggle-hidden > .admonition-title"
@@ -75,7 +79,7 @@ class Visit:
         self.page.wait_for_timeout(500)
 
 
-@pytest.fixture(scope="module", params=[*PAGES, "search"])
+@pytest.fixture(scope="module", params=SHOWN)
 def desktop(request, browser, site):
     """A page on a desktop, in the light theme, everything unfolded."""
     visit = Visit(browser, site / f"{request.param}.html")
@@ -85,7 +89,7 @@ def desktop(request, browser, site):
     visit.window.close()
 
 
-@pytest.fixture(scope="module", params=[*PAGES, "search"])
+@pytest.fixture(scope="module", params=SHOWN)
 def phone(request, browser, site):
     """A page on a phone, in the dark theme, everything unfolded."""
     how = {"is_mobile": True, "has_touch": True, "color_scheme": "dark"}

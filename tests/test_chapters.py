@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import jupytext
 import numpy as np
 import pytest
 import record
@@ -19,7 +20,7 @@ from unet_lib.train import TrainConfig, fit
 
 def kept(name):
     """Run the first cell of the box *Keep this* alone; return what it defines."""
-    text = (record.BOOK / f"{name}.md").read_text("utf-8")
+    text = jupytext.writes(record.read_myst(name), fmt="md:myst")
     (box,) = re.findall(r":class: keep\n(.*?):::\{box-end\}", text, re.DOTALL)
     code, *_ = re.findall(r"```\{code-cell\} ipython3\n(.*?)^```$", box, re.S | re.M)
     defined = {}

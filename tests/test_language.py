@@ -39,7 +39,9 @@ AVOID = re.compile(
     "|".join(f"(?:{word.strip()})" for word in re.sub("#.*", "", WORDS).split(";")),
     re.IGNORECASE,
 )
-CODE = re.compile(r"```.*?^```|`+[^`\n]+`+", re.DOTALL | re.MULTILINE)
+CODE = re.compile(
+    r"```.*?^```|`+[^`\n]+`+|(?<=\])\([^()\s]+\)", re.DOTALL | re.MULTILINE
+)
 
 
 def prose(path):
@@ -70,7 +72,7 @@ OPENS = re.compile(r"^:::\{(box-start\} Going deeper|solution-start\}|exercise\}
 def main_line(name):
     """Yield the page's open text and code, ("text", …) and ("code", …), in order."""
     closing = None  # the line that ends what is folded
-    for cell in record.read_page(name).cells:
+    for cell in record.read_myst(name).cells:
         if cell.cell_type == "code":
             tags = " ".join(cell.metadata.get("tags", []))
             if closing is None and not HIDDEN.search(tags):
@@ -151,14 +153,15 @@ def test_nothing_stands_above_the_first_sentence(name):
 
 @pytest.mark.parametrize("name", DONE)
 def test_a_chapter_has_its_boxes_and_exercises(name):
-    text = (record.BOOK / f"{name}.md").read_text("utf-8")
+    cells = record.read_myst(name).cells
+    text = "\n".join(cell.source for cell in cells)
     for part in (
         *("{container} facts", ":class: paper", ":class: keep", ":class: mistake"),
         *(":class: deeper dropdown", "warm-up", "Build it", "open, "),
     ):
         assert part in text, part
-    cells = re.findall(r"^\+\+\+[^\n]*\n\n:::\{solution-start\}", text, re.MULTILINE)
-    assert text.count("{exercise}") == len(cells)
+    solutions = [c for c in cells if c.source.startswith(":::{solution-start}")]
+    assert text.count("{exercise}") == len(solutions)
 
 
 # The search finds the field's words.

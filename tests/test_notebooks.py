@@ -1,6 +1,8 @@
 """Each page of the book and its recording: equal, executed, clean, runnable."""
 
+import copy
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import readable
 import record
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.cli import jupytext as jupytext_cli
@@ -119,7 +122,10 @@ first
 An exercise.
 
 :::{solution-start} ex-one
+:class: dropdown
 :::
+
+Think.
 
 ```{code-cell} ipython3
 second
@@ -155,8 +161,9 @@ def test_what_the_book_hides_is_collapsed_in_jupyter(tmp_path, monkeypatch):
     assert collapsed == {
         "# Page\n\nFirst text.": {},
         "An exercise.": {},
-        ":::{solution-start} ex-one\n:::": {"jupyter": hidden},
-        ":::{solution-end}\n:::": {"jupyter": hidden},
+        "> **Solution of [Exercise](#ex-one)**": {},
+        "Think.": {"jupyter": hidden},
+        "***": {},
         "More text.": {},
     }
     # What is no longer hidden is opened again.
@@ -164,6 +171,67 @@ def test_what_the_book_hides_is_collapsed_in_jupyter(tmp_path, monkeypatch):
     page.write_text(text, "utf-8")
     record.tidy("page")
     assert "jupyter" not in record.code_cells(record.read_page("page"))[1].metadata
+
+
+def text_of(cells):
+    return [" ".join(f"{c.cell_type} {c.metadata} {c.source}".split()) for c in cells]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_stays_what_it_is_as_plain_text_and_back(name):
+    myst = record.read_myst(name).cells
+    plain = readable.to_plain(copy.deepcopy(myst))
+    assert text_of(plain) == text_of(record.read_page(name).cells)
+    again = [one for one in readable.to_myst(plain) if one.source]
+    assert text_of(again) == text_of(myst)
+
+
+MARKUP = re.compile(r"\{[a-z:-]+\}`|^:::|^```\{", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted({*PAGES} - {"index"}))
+def test_a_notebook_is_read_without_the_book(name):
+    """But the first page, whose cards and buttons are made for the book."""
+    for cell in recording(name).cells:
+        if cell.cell_type == "markdown":
+            assert not MARKUP.search(cell.source), cell.source
+        assert "caption" not in cell.metadata.get("mystnb", {}).get("figure", {})
+
+
+PLAIN = {
+    "See {numref}`fig-weight-map`.": "See [Figure 3.1](#fig-weight-map).",
+    "{eq}`eq-weight-map`": "[Equation 3.1](#eq-weight-map)",
+    "{cite}`luo2016`": "([Luo et al., 2016](https://arxiv.org/abs/1701.04128))",
+    "{cite:t}`luo2016`": "[Luo et al. 2016](https://arxiv.org/abs/1701.04128)",
+    "{doc}`data`": "[Data](data.ipynb)",
+    "the {doc}`list <reference>`": "the [list](../book/reference.md)",
+    "{term}`cells <cell>`": "[cells](../book/glossary.md#cell)",
+    "{numref}`fig-nowhere`": "{numref}`fig-nowhere`",
+    ":::{container} facts\n**9 minutes.** Two\nlines.\n:::\n\nMore.": (
+        "**9 minutes.** Two\nlines.\n\nMore."
+    ),
+    ":::{admonition} Keep this\n:class: keep\nText.\n\nMore.\n:::": (
+        "> **Keep this**\n>\n> Text.\n>\n> More."
+    ),
+    ":::{box-start} Going deeper: a\n:class: deeper dropdown\n:::\n\nText.\n\n"
+    ":::{box-end}\n:::": "> **Going deeper: a**\n\nText.\n\n***",
+    **{
+        text: text
+        for text in (
+            ":::{box-start} A\n:class: own\n:::\n\n:::{box-end}\n:::\n\n***",
+            "> **A quotation**\n> of its own",
+            "[elsewhere](https://example.org/a), $$ x $$",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("myst", PLAIN)
+def test_what_plain_text_takes_its_place(myst):
+    (cell,) = readable.to_plain([nbformat.v4.new_markdown_cell(myst)])
+    assert cell.source == PLAIN[myst]
+    (cell,) = readable.to_myst([cell])
+    assert cell.source == myst
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -373,7 +373,9 @@ def test_in_a_notebook(monkeypatch):
     pytest.importorskip("ipywidgets")
     cells = [
         # As of ipywidgets 7, which Colab has.
-        "import ipywidgets\ndel ipywidgets.Widget._repr_mimebundle_",
+        "import ipywidgets\n"
+        "if hasattr(ipywidgets.Widget, '_repr_mimebundle_'):\n"
+        "    del ipywidgets.Widget._repr_mimebundle_",
         "import numpy as np\nfrom matplotlib import pyplot as plt\n"
         "from unet_lib import plot\nplot.use_style()\n"
         "noise = np.random.default_rng(0).random((512, 512, 3))\n"
@@ -383,7 +385,9 @@ def test_in_a_notebook(monkeypatch):
         "             start={'x': 0.9}, live_values={'x': [0.1, 0.5, 0.9]})",
         # What a hand on the control does.
         "import ipywidgets\n"
-        "live = ipywidgets.widgets.widget._instances.values()\n"
+        "home = ipywidgets.widgets.widget\n"
+        "live = getattr(home, '_instances', None) or ipywidgets.Widget.widgets\n"
+        "live = live.values()\n"
         "control, = [w for w in live if isinstance(w, ipywidgets.SelectionSlider)]\n"
         "picture, = [w for w in live if isinstance(w, ipywidgets.Image)]\n"
         "before = picture.value\n"

@@ -49,8 +49,14 @@ def test_each_file_that_the_readme_links_to_is_there():
 
 
 def test_the_figures_are_those_of_the_recorded_files():
-    (block,) = front.BLOCK.findall(README)
-    assert block == front.table()
+    assert front.TABLE.findall(README) == [front.table()]
+    assert front.TRAINED.findall(README) == [front.trained()]
+    # What has been trained is said above all commands.
+    assert README.index("**Trained so far:**") < README.index("## Two commands")
+
+
+def test_the_screenshot_is_small():
+    assert 20_000 < front.SCREENSHOT.stat().st_size < 200_000
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -34,7 +34,6 @@ from unet_lib.blocks import halo, predict_into
 from unet_lib.cells import find_cells, measure_cells, score_cells
 from unet_lib.data import Stacks, export_slices, folds, load_dic_hela, load_isbi2012
 from unet_lib.data.dic_hela import synthetic_cells
-from unet_lib.data.isbi2012 import read_folder
 from unet_lib.data.synthetic import synthetic_em
 from unet_lib.data.tiff import write_tiff
 from unet_lib.export import export_bioimage, export_onnx
@@ -165,7 +164,6 @@ REFUSED = [
     (lambda: synthetic_em(2, "64"), "needs integers .* size='64'"),
     (lambda: synthetic_em(2, 64, -1), "a seed >= 0; got .* seed=-1"),
     (lambda: load_isbi2012("nowhere"), r"nowhere.train-volume\.tif cannot be read"),
-    (lambda: read_folder("nowhere"), r"nowhere.train-volume\.tif cannot be read"),
     (lambda: export_slices((IMAGES, LABELS), "out"), "Stacks, got tuple: load_isbi"),
     (lambda: stacks(train_images=IMAGE), r"train_images .* shape \(48, 48\)"),
     (lambda: stacks(test_images=None), "test_images .* got NoneType"),
@@ -525,7 +523,6 @@ ELSEWHERE = {
         "data.images.Images",
         "data.images.Images.for_channels",
         "data.images.Images.write",
-        "data.images.image_files",
         "data.images.read_images",
         "data.images.read_labels",
         "data.images.read_probabilities",
@@ -580,12 +577,9 @@ EXEMPT = {
     "metrics.pairs.information_f": "takes `overlaps`",
     "metrics.pairs.overlaps": "takes components of `evaluate`, checked",
     "metrics.pairs.pair_counts": "takes `overlaps`",
-    "augment.spline_matrix": "takes a size of `displacement_field`",
     "model.initialise": "takes a network",
     "plot.use_style": "takes nothing",
     "predict.mirror_pad": "takes what `predict` has checked, and its plan",
-    "data.isbi2012.cache_folder": "takes nothing",
-    "data.isbi2012.read_or_fetch": "takes nothing",
     "plot.colours.check_picture": "is a check",
     "plot.colours.rgb": "refused by `outline` and `overlay`",
     "plot.slider.divider": "takes what `compare` has checked",

@@ -31,7 +31,6 @@ __all__ = [
     "deform",
     "displacement_field",
     "resample",
-    "spline_matrix",
 ]
 
 

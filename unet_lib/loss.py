@@ -13,13 +13,14 @@ __all__ = ["weighted_cross_entropy"]
 def weighted_cross_entropy(
     scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """The negative of the paper's energy (equation 1), per pixel.
+    r"""The negative of the paper's energy (equation 1), per pixel.
 
-    E = sum over x of w(x) log p_label(x)(x), where p is the softmax over the
-    classes. The loss is the mean over the pixels, not the sum, so that the learning
-    rate does not depend on the size of the tile. It is not divided by the sum of the
-    weights, so that a tile with many borders counts for more. It is computed in
-    float32 or better.
+    .. math:: E = \sum_x w(x) \log p_{l(x)}(x)
+
+    :math:`p` is the softmax over the classes and :math:`l(x)` the label. The loss is
+    the mean over the pixels, not the sum, so that the learning rate does not depend on
+    the size of the tile. It is not divided by the sum of the weights, so that a tile
+    with many borders counts for more. It is computed in float32 or better.
 
     Args:
         scores: ``(batch, classes, height, width)``, float: the network's logits.

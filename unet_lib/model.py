@@ -346,11 +346,11 @@ def _center_crop(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
-    """N of the paper's section 3: how many numbers enter one output neuron.
+    """:math:`N` of the paper's section 3: how many numbers enter one output neuron.
 
     For a convolution, the kernel's pixels times the channels. In a 2x2
     up-convolution of stride 2 no two taps overlap: each output pixel sees one
-    pixel of the input, so N is the channels alone.
+    pixel of the input, so :math:`N` is the channels alone.
     """
     if isinstance(layer, nn.ConvTranspose2d):
         return layer.in_channels
@@ -362,7 +362,7 @@ def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
 
 
 def initialise(network: nn.Module) -> None:
-    """Gaussian weights of standard deviation sqrt(2/N), biases zero (section 3)."""
+    r"""Gaussian weights of deviation :math:`\sqrt{2/N}`, biases zero (section 3)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / incoming_nodes(layer)))

@@ -82,12 +82,13 @@ def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
 
 
 def class_balance(labels: np.ndarray, num_classes: int = 2) -> tuple[float, ...]:
-    """The weights w_c that balance the classes, those of membrane and of cell.
+    r"""The weights :math:`w_c` that balance the classes, of membrane and of cell.
 
-    Each class gets the same total weight, and the mean weight is 1: of N classes, one
-    with a fraction f of the pixels has the weight 1/(N f). The paper says that w_c
-    balances the classes, not how; this is our reading. A class without pixels has the
-    weight 1, and does not count in N.
+    Each class gets the same total weight, and the mean weight is 1: of :math:`N`
+    classes, one with a fraction :math:`f` of the pixels has the weight
+    :math:`1 / (N f)`. The paper says that :math:`w_c` balances the classes, not how;
+    this is our reading. A class without pixels has the weight 1, and does not count in
+    :math:`N`.
 
     Args:
         labels: any shape; 0 = membrane, above 0 = cell, or with more than two classes
@@ -107,13 +108,15 @@ def weight_map(
     sigma: float = 5.0,
     num_classes: int = 2,
 ) -> Any:
-    """w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)), per pixel.
+    r"""The weight of each pixel in the loss: class balance and a border term.
 
-    d1 and d2 are the distances to the nearest and the second nearest cell. The
-    second term is added on membrane pixels only: it is there to make the network
-    learn the border between two cells, and inside a cell it would only add to
-    the cell's weight. w_c is the `class_balance` of all the labels, so pass a whole
-    stack to weight its slices alike. A pixel that is unknown has the weight 0.
+    .. math:: w(x) = w_c(x) + w_0 \exp(-(d_1(x) + d_2(x))^2 / (2 \sigma^2))
+
+    :math:`d_1` and :math:`d_2` are the distances to the nearest and the second nearest
+    cell. The second term is added on membrane pixels only: it is there to make the
+    network learn the border between two cells, and inside a cell it would only add to
+    the cell's weight. :math:`w_c` is the `class_balance` of all the labels, so pass a
+    whole stack to weight its slices alike. A pixel that is unknown has the weight 0.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, or a list of

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import readable
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -27,6 +28,7 @@ def read(text: str) -> nbformat.NotebookNode:
     page = read_myst_markdown_notebook(text, add_source_map=True)
     if not is_myst_markdown_notebook(text):
         return page
+    page.cells = readable.to_myst(page.cells)
     name = build.env.docname
     recording = Path(build.srcdir).parent / "notebooks" / f"{name}.ipynb"
     build.env.note_dependency(str(recording))

@@ -1,12 +1,15 @@
 """The reference of unet_lib, and the ways between it and the chapters.
 
 Nothing of the library is imported, so that the build needs no torch: griffe reads
-its source, and Sphinx's Napoleon the sections of its docstrings.
+its source, and Sphinx's Napoleon the sections of its docstrings; sphinx.ext.viewcode is
+given the source as text.
+
+A module that lies in unet_lib itself has a page of its own, book/reference-NAME.md, and
+the parts of a package are on the package's page.
 
 A docstring says in one sentence where a thing comes from: "Built in :doc:`data`.", or
 "Used in", or "Shown in". A module's sentence holds for all in it that have none of
-their own. Each entry of the reference shows its sentence, and each chapter ends with a
-list of the entries whose sentence names it.
+their own. Each chapter ends with a list of the entries whose sentence names it.
 """
 
 import re
@@ -20,6 +23,7 @@ from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 PACKAGE = "unet_lib"
@@ -39,9 +43,12 @@ def load(folder: str | Path) -> griffe.Module:
 
 
 def modules(package: griffe.Module) -> Iterator[griffe.Module]:
-    """Yield the modules that have doors, named in ``__all__``, in packages too."""
+    """Yield the modules that have doors, named in ``__all__``, in packages too.
+
+    The command line has a page of another kind.
+    """
     for module in package.modules.values():
-        if module.is_alias:  # imported from elsewhere
+        if module.is_alias or module.name == "cli":  # an alias is imported
             continue
         if module.exports:
             yield module
@@ -96,7 +103,7 @@ def field_comments(thing: griffe.Class) -> Iterator[str]:
             yield f":param {field.name}: {comment}"
 
 
-def written(thing: griffe.Object, place: str = "") -> Iterator[str]:
+def written(thing: griffe.Object) -> Iterator[str]:
     """Yield the entry of a function, a class or a part of a class."""
     if thing.is_class:
         kind = "exception" if is_error(thing) else "class"
@@ -111,8 +118,6 @@ def written(thing: griffe.Object, place: str = "") -> Iterator[str]:
     body = [*described(thing)]
     if thing.is_class:
         body += [*field_comments(thing), ""]
-    if place and not CHAPTER.search(text(thing)):
-        body += [place, ""]
     if thing.is_class:
         for part in thing.members.values():
             shown = part.is_function or "property" in part.labels
@@ -121,16 +126,27 @@ def written(thing: griffe.Object, place: str = "") -> Iterator[str]:
     yield from (indent(line, "   ") for line in body)
 
 
-class Reference(SphinxDirective):
-    """A section for each of the named modules, with all that is public in it."""
+def page(module: griffe.Module) -> str:
+    """Return the name of the page that holds a module."""
+    return f"reference-{module.path.split('.')[1]}"
 
-    has_content = True
+
+class Reference(SphinxDirective):
+    """All that is public in a module, and a section for each part of a package."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        package = self.env.app.unet_lib
-        return [self.section(package[name]) for name in " ".join(self.content).split()]
+        module = self.env.app.unet_lib[self.arguments[0]]
+        parts = []
+        for part in modules(module):
+            section = nodes.section(ids=[part.path.replace(".", "-")])
+            section += nodes.title("", "", nodes.literal("", part.path))
+            section += self.content_of(part)
+            parts.append(section)
+        return [*self.content_of(module), *parts]
 
-    def section(self, module: griffe.Module) -> nodes.section:
+    def content_of(self, module: griffe.Module) -> list[nodes.Node]:
         lines = [".. default-role:: py:obj", "", f".. py:module:: {module.path}", ""]
         lines += described(module)
         members = [module.members.get(name) for name in module.exports or []]
@@ -138,12 +154,31 @@ class Reference(SphinxDirective):
             origins = [f"`{alias.target_path}`" for alias in aliases]
             lines += [f"From here too: {', '.join(origins)}.", ""]
         for entry in entries(module):
-            lines += written(entry, sentence(entry))
+            lines += written(entry)
         self.env.note_dependency(str(module.filepath))
-        section = nodes.section(ids=[module.path.replace(".", "-")])
-        section += nodes.title("", "", nodes.literal("", module.path))
-        self.state.nested_parse(StringList(lines, str(module.filepath)), 0, section)
-        return section
+        found = nodes.Element()
+        self.state.nested_parse(StringList(lines, str(module.filepath)), 0, found)
+        return found.children
+
+
+class Modules(SphinxDirective):
+    """A list of all modules: what each is about, and links to what it has."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = nodes.bullet_list()
+        for module in sorted(modules(self.env.app.unet_lib), key=lambda one: one.path):
+            if found := entries(module):
+                self.env.note_dependency(str(module.filepath))
+                rows += row(module, [entry.name for entry in found])
+        return [rows]
+
+
+def row(module: griffe.Module, names: list[str]) -> nodes.list_item:
+    """Return links to a module and to these names in it."""
+    links = [link(module.path, module.path), nodes.Text(": ")]
+    for name in names:
+        links += [link(f"{module.path}.{name}", name), nodes.Text(", ")]
+    return nodes.list_item("", nodes.paragraph("", "", *links[:-1]))
 
 
 def read_package(app: Sphinx) -> None:
@@ -158,10 +193,7 @@ def list_entries(app: Sphinx, doctree: nodes.document) -> None:
         names = [entry.name for entry in entries(module) if here in sentence(entry)]
         if names:
             app.env.note_dependency(str(module.filepath))
-            links = [link(module.path, module.path), nodes.Text(": ")]
-            for name in names:
-                links += [link(f"{module.path}.{name}", name), nodes.Text(", ")]
-            rows += nodes.list_item("", nodes.paragraph("", "", *links[:-1]))
+            rows += row(module, names)
     if len(rows):
         section = nodes.section(ids=["in-unet-lib"])
         section += nodes.title("", "In ", nodes.literal("", PACKAGE))
@@ -196,8 +228,20 @@ def look_in_package(
     )
 
 
+def find_source(app: Sphinx, name: str) -> tuple[str, dict] | None:
+    """Give viewcode the text of a module and where its parts are, without an import."""
+    if name.partition(".")[0] != PACKAGE:
+        return None
+    path = app.unet_lib[name.partition(".")[2]].filepath
+    analyzer = ModuleAnalyzer.for_file(str(path), name)
+    return analyzer.code, analyzer.find_tags()
+
+
 def setup(app: Sphinx) -> dict:
+    app.setup_extension("sphinx.ext.viewcode")
     app.add_directive("unet-lib", Reference)
+    app.add_directive("unet-lib-modules", Modules)
+    app.connect("viewcode-find-source", find_source)
     app.connect("builder-inited", read_package)
     # Before the contents of a page are collected.
     app.connect("doctree-read", list_entries, priority=100)

@@ -19,7 +19,7 @@ from unet_lib.data._raster import Raster, resolved
 from unet_lib.data._tiff import read_raster
 from unet_lib.data.tiff import write_tiff
 
-__all__ = ["Images", "image_files", "read_images", "read_labels", "read_probabilities"]
+__all__ = ["Images", "read_images", "read_labels", "read_probabilities"]
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 OTHERS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")

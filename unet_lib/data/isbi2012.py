@@ -18,14 +18,7 @@ import numpy as np
 
 from unet_lib.data import _tiff
 
-__all__ = [
-    "CacheError",
-    "DataError",
-    "DownloadError",
-    "cache_folder",
-    "read_folder",
-    "read_or_fetch",
-]
+__all__ = ["CacheError", "DataError", "DownloadError"]
 
 ADDRESS = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
 VARIABLE = "UNET_BOOK_DATA"

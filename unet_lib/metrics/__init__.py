@@ -124,18 +124,19 @@ def evaluate(
 
 
 def pixel_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """1 - F of the cell pixels, least over the thresholds 0.0, 0.1, ..., 1.0.
+    """:math:`1 - F` of the cell pixels, least over the thresholds 0.0, 0.1, ..., 1.0.
 
-    A pixel is called cell where its probability is above the threshold. True
-    and false ones are summed over all slices before F = 2PR/(P+R), which is their
-    Dice coefficient. This is the challenge's pixel error (Table 1 of the paper), not
-    the fraction of wrong pixels. Arguments and errors as for `evaluate`.
+    A pixel is called cell where its probability is above the threshold. True and false
+    ones are summed over all slices before :math:`F = 2 P R / (P + R)`, the Dice
+    coefficient, of precision :math:`P` and recall :math:`R`. This is the challenge's
+    pixel error (Table 1 of the paper), not the fraction of wrong pixels. Arguments and
+    errors as for `evaluate`.
     """
     return _curve("pixel_error", labels, probabilities)
 
 
 def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """1 - F of pairs of cell pixels, least over the thresholds.
+    """:math:`1 - F` of pairs of cell pixels, least over the thresholds.
 
     A pair is two of the labels' cell pixels: true if one cell holds both, in the
     labels and in the proposal. Cells are 4-connected; a pixel that the proposal
@@ -157,19 +158,23 @@ def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
 
 
 def v_rand(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """F of pairs as in `rand_error`, after `topology.thin`, most over the thresholds.
+    """:math:`F` of pairs as in `rand_error`, after `topology.thin`; the best is taken.
 
-    F is taken per slice and averaged. Arguments and errors as for `evaluate`.
+    :math:`F` is computed per slice and averaged, for each threshold. Arguments and
+    errors as for `evaluate`.
     """
     return _curve("v_rand", labels, probabilities)
 
 
 def v_info(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """F of the information shared, after `topology.thin`, most over the thresholds.
+    """:math:`F` of the information shared, after `topology.thin`; the best is taken.
 
-    P = I(A,B)/H(A) and R = I(A,B)/H(B), of the labels' cells A and the proposal's
-    B; F = 2PR/(P+R) per slice, averaged; a threshold where a slice has 0/0 is left
-    out. Arguments and errors as for `evaluate`.
+    .. math:: P = I(A, B) / H(A), R = I(A, B) / H(B), F = 2 P R / (P + R)
+
+    :math:`A` are the labels' cells and :math:`B` the proposal's, :math:`I` their mutual
+    information and :math:`H` the entropy. :math:`F` is computed per slice and averaged,
+    for each threshold; one where a slice has 0/0 is left out. Arguments and errors as
+    for `evaluate`.
     """
     return _curve("v_info", labels, probabilities)
 

@@ -14,7 +14,7 @@ __all__ = ["Overlaps", "f_score", "information_f", "overlaps", "pair_counts"]
 def f_score(
     true_positive: float, false_positive: float, false_negative: float
 ) -> float:
-    """F = 2PR/(P+R), with P = 1 or R = 1 where there is nothing false."""
+    """:math:`F = 2 P R / (P + R)`, where a part is 1 if nothing is false."""
     precision = (
         true_positive / (true_positive + false_positive) if false_positive else 1.0
     )
@@ -64,7 +64,7 @@ def pair_counts(counted: Overlaps) -> np.ndarray:
 
 
 def information_f(counted: Overlaps) -> float:
-    """F of the information that labels and proposal share; NaN for 0/0."""
+    """:math:`F` of the information that labels and proposal share; NaN for 0/0."""
     n = counted.pixels
     if n == 0:
         return 0.0
