@@ -206,6 +206,7 @@ PLAIN = {
     "{doc}`data`": "[Data](data.ipynb)",
     "the {doc}`list <reference>`": "the [list](../book/reference.md)",
     "{term}`cells <cell>`": "[cells](../book/glossary.md#cell)",
+    "{term}`held-out <held out>`": "[held-out](../book/glossary.md#held-out)",
     "{numref}`fig-nowhere`": "{numref}`fig-nowhere`",
     ":::{container} facts\n**9 minutes.** Two\nlines.\n:::\n\nMore.": (
         "**9 minutes.** Two\nlines.\n\nMore."

@@ -170,8 +170,8 @@ def simple_role_of(link: re.Match) -> str:
     if address.startswith("#eq-"):
         return f"{{eq}}`{label}`"
     if address.startswith(GLOSSARY):
-        term = terms().get(address.removeprefix(GLOSSARY))
-        same = slug(shown) == slug(term or "")
+        term = terms().get(address.removeprefix(GLOSSARY), "")
+        same = " ".join(shown.lower().split()) == term.lower()
         return f"{{term}}`{shown}`" if same else f"{{term}}`{shown} <{term}>`"
     if re.fullmatch(r"[\w-]+\.ipynb|\.\./book/[\w-]+\.md", address):
         same = " ".join(shown.split()) == title(name)
