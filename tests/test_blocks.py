@@ -233,7 +233,7 @@ def test_a_run_goes_on_where_it_was_stopped(half_done):
     [
         ({"network": tiny(2, seed=1)}, "another run: network was .* delete the file"),
         ({"source": IMAGE.astype(np.float64)}, "type was float32 and is float64"),
-        ({"source": np.where(IMAGE > 0.5, IMAGE, 0.5)}, "at 0, 0 had other numbers"),
+        ({"source": np.where(IMAGE > 0.5, IMAGE, 0.5)}, "at 0, 0 had other values"),
         ({"value_range": (0, 2)}, r"value_range was None and is \[0.0, 2.0\]"),
         ({"block": 80}, "tiles was"),
         ({"max_pixels": 10**6}, "tiles was"),

@@ -733,7 +733,7 @@ FROM = ["--from", "n.safetensors"]
         (network, [*FROM, "--base-channels=2"], "has base_channels=1, and the "
          "configuration says base_channels=2"),
         (lambda: None, FROM, "No network at n.safetensors"),
-        (lambda: None, ["--fold=1"], "--fold and --data are of the book's stack"),
+        (lambda: None, ["--fold=1"], "--fold and --data are for the book's stack"),
         (lambda: None, ["--hold-out=0.2", "--held-out=1"], "both say what to hold out"),
         (lambda: None, ["--hold-out=1"], "leaves images to train on, such as"),
         (lambda: None, ["--held-out=4"], "Cannot hold out slices [4] of 4"),

@@ -278,7 +278,7 @@ def test_a_stopped_command_goes_on(here, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(UNet, "forward", stops)
         assert cli.main(PREDICT) == 130
-    assert "the same command goes on from there." in capsys.readouterr().err
+    assert "the same command continues from there." in capsys.readouterr().err
     assert not (here / "out.zarr").exists()
     record = here / "out.zarr.partial" / "blocks.json"
     assert len(json.loads(record.read_text())["blocks"]) == 1

@@ -96,7 +96,7 @@ def test_a_folder_of_one_size_is_a_stack_too(here):
     [
         (["sizes", "out.tif"], "different sizes.* folder as OUTPUT, such as out,"),
         (["sizes", "out.zarr"], "different sizes.* folder as OUTPUT"),
-        (["in", "in"], "in is the folder that is read"),
+        (["in", "in"], "in is the folder of the images"),
         (["in", "network.safetensors/out"], "is not a folder"),
         (["in/b.tif", "out"], "must end in"),
         (["twice", "out"], "a.png and A.tif in twice .*out.a.tif: rename"),

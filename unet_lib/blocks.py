@@ -1,8 +1,8 @@
 """Prediction of images larger than memory, block by block.
 
 The tiles are those that `predict.predict` would cut the whole image into, so the
-numbers are the same: a block is some of these tiles, and the border that they need is
-read around it, mirrored where the image ends.
+probabilities are the same. A block consists of some of these tiles; the border that
+they need is read with it, and mirrored where the image ends.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ ROUNDING = 1e-5  # may leave a float this far outside 0 to 1
 
 
 def halo(network: nn.Module) -> int:
-    """How many pixels around a block its prediction depends on, at most.
+    """The number of pixels around a block that its prediction needs.
 
-    It is the depth for `dask.array.map_overlap`, by which dask predicts the chunks of
-    an image on all the machines that it has. The chunks join exactly
+    Pass it as the depth to `dask.array.map_overlap`, and dask predicts the chunks of an
+    image on all the machines that it has. The chunks join exactly
 
     - if each is at least as large as the halo: with ``allow_rechunk=False`` dask
-      refuses others, which it would cut again at any pixel;
-    - if all but the last are multiples of 2**depth, 16 for the paper's network;
+      refuses smaller ones, which it would otherwise cut again at arbitrary pixels;
+    - if the sides of all but the last are multiples of 2**depth, 16 in the paper;
     - if dask adds no pixels where the image ends, as `predict.predict` mirrors there.
 
     The halo is the border that unpadded convolutions take away, 92 pixels for the
     paper's network, or the 94 that padded ones see, rounded up to a multiple of
-    2**depth: 96. With 92, the chunks would be pooled at other pixels than the whole.
+    2**depth: 96. With 92, the windows of the max pooling would start at other pixels.
 
     Args:
         network: a `UNet`, also in a wrapper.
@@ -80,35 +80,34 @@ def predict_into(
 ) -> None:
     """Write the probabilities of an image that need not fit into memory.
 
-    The numbers are those of `predict.predict`, up to rounding. Source and target are
-    anything with a shape, a type and slices: a NumPy memory map, a Zarr array, an HDF5
-    dataset; a dask array as a source. One block at a time is in memory.
-
-    Test-time augmentation is not offered: the tiles of a rotated image are not those of
-    its blocks.
+    The probabilities equal those of `predict.predict` up to rounding. Source and target
+    can be anything that has a shape and a dtype and can be sliced: a NumPy memory map,
+    a Zarr array or an HDF5 dataset; the source can also be a dask array. One block at a
+    time is in memory. There is no test-time augmentation, since the tiles of a rotated
+    image do not lie in its blocks.
 
     Args:
         network: as for `predict.predict`, in its own precision. With ``padding="same"``
             one tile must cover the image; dask can take its blocks, with their `halo`.
-        source: of the shape of `predict.predict`'s images, numbers of any type.
-        target: float32 of the shape of its result.
-        block: the most pixels of a block's height and of its width, rounded down to
-            whole tiles, of which it has one at least. A larger block means fewer reads,
-            and more memory.
+        source: shaped like the images of `predict.predict`, real numbers of any type.
+        target: float32, shaped like its result.
+        block: the largest height and width of a block in pixels. Both are rounded down
+            to whole tiles, but a block has at least one tile. A larger block means
+            fewer reads and more memory.
         value_range: the values that become 0 and 1; what lies outside is clipped. It
             must be given for integers: ``(0, 255)`` for 8 bits. By default the source
-            is from 0 to 1 already.
+            must lie between 0 and 1 already.
         max_pixels: as for `predict.predict`.
-        record: a JSON file that tells which blocks are done. If it exists, they are
-            skipped, after their numbers have been compared with it: a source that has
-            changed is refused, and a block that the target does not hold is predicted
-            again. By default none is written.
+        record: a JSON file that says which blocks are done. If it exists, these blocks
+            are compared with it and skipped: a source that has changed is refused, and
+            a block whose result is not in the target is predicted again. By default no
+            record is written.
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: for a source or a target of another shape or type, values out of
-            range, and a record of another network or source.
-        OSError: for a target or a record that cannot be written.
+        ValueError: if the source or the target has the wrong shape or type, if values
+            are out of range, or if the record is of another network or source.
+        OSError: if the target or the record cannot be written.
         MemoryError: if the memory of the network's device does not hold one pass.
 
     Example:
@@ -162,7 +161,7 @@ class _Block(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its corner, behind the number of its slice: "2, 0, 2048"."""
+        """The number of its slice, then its corner: "2, 0, 2048"."""
         return ", ".join(
             map(str, (*self.number, *(side.start for side in self.output)))
         )
@@ -176,8 +175,8 @@ def _plan(unet: UNet, size: tuple[int, int], max_pixels: int) -> tuple[Axis, Axi
         whole = math.prod(unet.input_size(length) for length in size)
         if whole > max_pixels:
             raise ValueError(
-                f"The tiles of a padded network do not join without seams, and one of "
-                f"{whole} pixels, which covers the image, is above {max_pixels}: pass "
+                "The tiles of a padded network do not join without seams, and a single "
+                f"tile for the image has {whole} pixels, above {max_pixels}: pass "
                 f"max_pixels={whole}, or let dask predict blocks with a halo "
                 "(unet_lib.blocks.halo says how)."
             )
@@ -341,7 +340,7 @@ class _Record:
                 if known.get(name) != value:
                     raise ValueError(
                         f"{self.path} is the record of another run: {name} was "
-                        f"{known.get(name)} and is {value}. Take the network, the "
+                        f"{known.get(name)} and is {value}. Use the network, the "
                         "source and the options of that run, or delete the file to "
                         "predict all blocks again."
                     )
@@ -358,7 +357,7 @@ class _Record:
         if known[0] != _digest(part):
             raise ValueError(
                 f"{self.path} is the record of a run on another source: its block at "
-                f"{block.name} had other numbers. Take the source of that run, or "
+                f"{block.name} had other values. Use the source of that run, or "
                 "delete the file to predict all blocks again."
             )
         return known[1] == _digest(np.asarray(target[into]))

@@ -1,7 +1,7 @@
 """Cells as instance labels: found in a probability map, measured, scored.
 
-Each cell of a slice has a number of its own, from 1 on; 0 is background. Slices are
-taken one by one, in 2D.
+Each cell of a slice has a number of its own, from 1 on; 0 is background. Each slice is
+treated by itself, in 2D.
 """
 
 import math
@@ -58,23 +58,23 @@ def find_cells(
     Cells are the 4-connected components of the pixels above the threshold, as in the
     metrics of this book. A watershed splits components further at their necks: it
     floods the distance to the background from its h-maxima, so that two lobes are
-    parted where the distance at the neck is lower than in either lobe by more than h
-    pixels. The smaller h, the more is split.
+    separated if the distance at the neck is lower than in either lobe by more than h
+    pixels. A smaller h splits more.
 
     Args:
         probabilities: ``(height, width)`` or ``(slices, height, width)``, of cell, 0
             to 1, as from `predict.predict`.
-        threshold: what a pixel of a cell is above.
-        watershed: h in pixels, above 0; None takes the components as they are.
-        smallest: pixels of the smallest cell that is kept.
+        threshold: a pixel belongs to a cell if its probability is above this.
+        watershed: h in pixels, above 0; None leaves the components as they are.
+        smallest: cells of fewer pixels are removed.
 
     Returns:
         int32 of the same shape; cells are numbered from 1 on in each slice.
 
     Raises:
-        ValueError: for another shape, probabilities outside 0 to 1, a threshold outside
-            0 to 1, h not above 0, and a smallest size below 0.
-        ImportError: for a watershed without scikit-image.
+        ValueError: if the shape is wrong, if probabilities or the threshold lie outside
+            0 to 1, if h is not above 0, or if the smallest size is below 0.
+        ImportError: if a watershed is asked for without scikit-image.
 
     Example:
         >>> probabilities = [[0.9, 0.8, 0.2, 0.1, 0.7], [0.9, 0.9, 0.1, 0.3, 0.2]]
@@ -116,25 +116,24 @@ def measure_cells(
     pixel_size: tuple[float, float] | None = None,
     unit: str = "µm",
 ) -> dict[str, np.ndarray]:
-    """The sizes of cells, a row each.
+    """Measure cells: a table with one row per cell.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, as from
             `find_cells`.
         pixel_size: ``(height, width)`` of a pixel in `unit`.
-        unit: of the pixel size.
+        unit: the unit of the pixel size.
 
     Returns:
-        Columns of one length: ``slice`` counted from 0, ``label``, ``area_px``,
-        ``centroid_y`` and ``centroid_x`` in pixels from the center of the first one,
-        ``diameter_px`` of a circle of that area, ``major_px`` and ``minor_px``, the
-        axes of an ellipse of the same second moments; with a pixel size
-        ``area_UNIT2`` and ``diameter_UNIT`` too, such as ``area_µm2``.
+        Columns of equal length: ``slice``, counted from 0, ``label``, ``area_px``,
+        ``centroid_y`` and ``centroid_x`` in pixels from the center of the first pixel,
+        ``diameter_px``, that of a circle of this area, and ``major_px`` and
+        ``minor_px``, the axes of an ellipse of the same second moments; with a pixel
+        size also ``area_UNIT2`` and ``diameter_UNIT``, such as ``area_µm2``.
 
     Raises:
-        ValueError: for another shape or type, and for a pixel size that is not
-            positive.
-        ImportError: without scikit-image.
+        ValueError: if the shape or the type is wrong, or a pixel size is not positive.
+        ImportError: if scikit-image is not installed.
 
     Example:
         >>> table = measure_cells([[7, 7, 0], [7, 7, 2]], pixel_size=(0.5, 0.5))
@@ -172,13 +171,13 @@ class CellScores:
     """How well found cells agree with those of a reference, from `score_cells`.
 
     Attributes:
-        jaccard: of each reference cell, in the order of slices and numbers: the
-            Jaccard index with the found cell that covers more than half of it, 0
-            where none does.
-        both: pixels of cell in both, of those known.
-        either: pixels of cell in one or both, of those known.
+        jaccard: for each reference cell, in the order of slices and numbers, the
+            Jaccard index with the found cell that covers more than half of it, or 0
+            if none does.
+        both: known pixels that are cell in both.
+        either: known pixels that are cell in at least one of the two.
         true: pairs of a reference and a found cell with a Jaccard index above 0.5.
-        false: found cells in no such pair, but for those mostly in unknown pixels.
+        false: found cells in no such pair, except those mostly on unknown pixels.
         missed: reference cells in no such pair.
         merges: found cells that cover more than half of each of several reference
             cells.
@@ -222,7 +221,7 @@ class CellScores:
         return _ratio(2 * self.true, 2 * self.true + self.false + self.missed)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; a score of nothing is None."""
+        """Everything as JSON can hold it; an undefined score is None."""
         scores = {name: getattr(self, name) for name in SCORES}
         fields = {name: None if math.isnan(n) else n for name, n in scores.items()}
         fields |= {name: getattr(self, name) for name in COUNTS}
@@ -239,26 +238,26 @@ def score_cells(reference: ArrayLike, found: ArrayLike) -> CellScores:
     all reference cells of all slices, of the Jaccard index (intersection over union) of
     a reference cell and the found cell that covers more than half of it; at most one
     can. A reference cell without one counts 0; found cells that match nothing do
-    not count. AP50 and F1 count pairs with a Jaccard index above 0.5, of which a cell
-    can be in one at most; AP50 is the average precision of StarDist and Cellpose at
-    that threshold. What is pooled over slices is cells, pairs and pixels, not scores.
+    not count. AP50 and F1 count pairs with a Jaccard index above 0.5; a cell can be in
+    at most one of them. AP50 is the average precision of StarDist and Cellpose at that
+    threshold. Over slices, cells, pairs and pixels are pooled, not scores.
 
     Reference pixels of -1 are unknown. IoU and Dice leave them out; a found cell that
     is in no pair and has more than half of its pixels there is not counted as false.
-    Jaccard indices take all pixels of a cell, as the challenge does, so a found cell
-    that spreads from a reference cell into unknown pixels has a lower one.
+    Jaccard indices use all pixels of a cell, as in the challenge, so a found cell that
+    extends from a reference cell into unknown pixels has a lower one.
 
     Args:
-        reference: ``(height, width)`` or ``(slices, height, width)``, integers; a
-            number for each cell, 0 = background, -1 = unknown.
+        reference: ``(height, width)`` or ``(slices, height, width)``, integers: one
+            number per cell, 0 = background, -1 = unknown.
         found: the same shape, integers from 0 on, as from `find_cells`.
 
     Returns:
-        `CellScores`. A score of nothing, such as SEG without reference cells, is NaN.
+        `CellScores`. An undefined score, such as SEG without reference cells, is NaN.
 
     Raises:
-        ValueError: for shapes that differ, are empty or look like color, and for
-            anything but integers from 0 on, or -1 on in the reference.
+        ValueError: if shapes differ, are empty or look like color, or if numbers are
+            not integers from 0 on (from -1 on in the reference).
 
     Example:
         A cell of which three of four pixels are found, and one that is missed:
@@ -303,7 +302,7 @@ def _skimage() -> Any:
     except ModuleNotFoundError as problem:
         raise ModuleNotFoundError(
             "Watersheds and sizes of cells need scikit-image: run "
-            f"`{INSTALL}`, or find connected components, which need nothing."
+            f"`{INSTALL}`, or find connected components, which need no other package."
         ) from problem
     return skimage
 

@@ -2,7 +2,7 @@
 
 Each command is a function. tyro takes its options from the signature and their help
 from the docstring, whose text is printed below them. What a command needs is imported
-when it runs, so that `--help` comes at once.
+when it runs, so that `--help` appears at once.
 """
 
 import functools

@@ -25,15 +25,15 @@ def run_cells(
 ) -> None:
     """Number the cells of a probability map and measure them.
 
-    Cells are the connected components of the pixels above the threshold. Where cells
-    that touch come out as one, --watershed splits components at their necks: at those
-    that are closer to the background than both sides by more than so many pixels.
+    Cells are the connected components of the pixels above the threshold. If cells that
+    touch come out as one, --watershed H splits components at their necks: where the
+    distance to the background is lower than on both sides by more than H pixels.
     OUTPUT is a label image that Fiji opens, with the axes and the pixel size of the
     probabilities: 0 = background, and a number for each cell of a slice. Sizes go to a
-    CSV file, a row per cell: area, center, diameter, axes; in the unit of the pixel
-    size too, where the file has one. This needs pip install "unet-lib[cells]".
+    CSV file with one row per cell: area, center, diameter and axes, also in the unit of
+    the pixel size if the file has one. This needs pip install "unet-lib[cells]".
 
-    Example: from images to cells, necks of 5 pixels or more split, specks left out.
+    Example: from images to cells; touching cells are split, and specks are removed.
 
       unet-lib predict network.safetensors images.tif probabilities.tif
       unet-lib cells probabilities.tif cells.tif --watershed 5 --smallest 100
@@ -41,9 +41,9 @@ def run_cells(
     Args:
         probabilities: a TIFF or a folder, from 0 to 1, as from predict.
         output: the TIFF of labels to write.
-        threshold: what the probability of a cell's pixels is above.
-        watershed: pixels by which a neck is narrower; None splits nothing.
-        smallest: pixels of the smallest cell that is kept.
+        threshold: a pixel belongs to a cell if its probability is above this.
+        watershed: H in pixels; a smaller H splits more, None splits nothing.
+        smallest: cells of fewer pixels are removed.
         sizes: the CSV file; None is OUTPUT, ending in .csv.
         overwrite: replace these files if they exist.
     """
@@ -113,7 +113,7 @@ def _stored(labels: np.ndarray) -> np.ndarray:
 
 
 def _pieces(labels: np.ndarray) -> int:
-    """How many pieces the one number of a slice has; 0 where it is one, or more."""
+    """How many pieces a slice with a single number has; 0 for one piece, or else."""
     from scipy import ndimage
 
     inside = labels > 0

@@ -45,13 +45,13 @@ def run_export(
     Args:
         network: a .safetensors file of a training run.
         output: the .onnx or .zip to write.
-        image: one whose center becomes the test input; of a stack, the first slice.
+        image: an image whose center becomes the test input; for a stack, its first.
         name: of the package.
-        author: one who trained the network; give the option again for each.
+        author: somebody who trained the network; repeat the option for each.
         license: of the weights, an SPDX identifier.
-        cite: what to cite beside the paper, with its DOI; again for each.
+        cite: what to cite besides the paper, with its DOI; repeat it for each.
         pixel_size: nanometers per pixel of the training images.
-        white: the gray value that training took as 1: 255 for 8-bit images.
+        white: the gray value that became 1 in training: 255 for 8-bit images.
         overwrite: replace OUTPUT if it exists.
     """
     from unet_lib.export import export_bioimage, export_onnx
@@ -63,8 +63,8 @@ def run_export(
     if output.suffix.lower() == ".onnx":
         if image or author or cite or pixel_size:
             raise ValueError(
-                "--image, --author, --cite and --pixel-size describe a package: name "
-                "one, OUTPUT.zip, or leave them out."
+                "--image, --author, --cite and --pixel-size describe a package: give "
+                "an OUTPUT that ends in .zip, or leave them out."
             )
         export_onnx(model, output, overwrite)
         print(f"ONNX written to {output}.")

@@ -32,9 +32,9 @@ class Files:
     Args:
         images: a TIFF, PNG or JPEG, one image or a stack, or a folder of them.
         labels: a TIFF or PNG, or a folder with a file for each of IMAGES.
-        hold_out: the fraction of the images, the last by name, to score by.
-        unknown: the number in label files of pixels without a label; -1 always is.
-        channel: the one channel or color to take, counted from 1.
+        hold_out: the fraction of images to hold out for scoring, the last by name.
+        unknown: the value that marks pixels without a label; -1 always does.
+        channel: the one channel or color to use, counted from 1.
         grey: convert colors to gray.
         value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
     """
@@ -53,13 +53,13 @@ class Files:
         """Read the images and labels for a run.
 
         Args:
-            folder: of the run, which must be another one.
+            folder: the folder of the run, which must not be one of these.
             run: its configuration.
-            channels: of the images; None is those of the files.
+            channels: how many the network takes; None takes those of the files.
 
         Raises:
-            ValueError: for files that do not match, or are not clear.
-            OSError: for what cannot be opened.
+            ValueError: if files do not match, or are not clear.
+            OSError: if a file cannot be opened.
         """
         from unet_lib.data.images import read_images
         from unet_lib.data.labeled import read_labels_of
@@ -93,7 +93,8 @@ class Files:
         if self.hold_out is not None:
             if held_out:
                 raise ValueError(
-                    "--hold-out and --held-out both say what to hold out: give one."
+                    "--hold-out and --held-out both say what to hold out: give "
+                    "only one."
                 )
             held_out = _last(self.hold_out, found.names)
         check_held_out(held_out, [*labels.pixels])
@@ -102,7 +103,7 @@ class Files:
 
 
 def _last(fraction: float, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The slices of the last files, or of one file the last slices."""
+    """The slices of the last files, or, of a single file, the last slices."""
     files = [*dict.fromkeys(names)]
     units = names if len(files) == 1 else files
     count = max(1, round(fraction * len(units))) if 0 < fraction < 1 else 0
@@ -126,7 +127,7 @@ class Own:
     run: TrainConfig
 
     def named(self, numbers: tuple[int, ...]) -> str:
-        """The files of slices; where they are not all of a file, their numbers."""
+        """The files of slices, with the numbers of the slices if they are not all."""
         said = []
         for name in dict.fromkeys(self.images.names[number] for number in numbers):
             own = [n for n, other in enumerate(self.images.names) if other == name]
@@ -157,10 +158,10 @@ class Own:
         if self.run.held_out:
             print(f"Held out: {self.named(self.run.held_out)}.")
         else:
-            print("No image is held out to be scored; --hold-out 0.2 does so.")
+            print("No image is held out for scoring; --hold-out 0.2 holds out a fifth.")
 
     def begin(self, folder: Path, sampler: "TileSampler") -> None:
-        """Write what was read and a preview of what is learned into a run's folder."""
+        """Record what was read in a run's folder, and a preview of what is learned."""
         pairs = zip(self.images.names, self.labels.names, strict=True)
         record = {
             "files": [{"image": a, "labels": b} for a, b in dict.fromkeys(pairs)],
@@ -178,8 +179,8 @@ class Own:
         ]
         write_preview(folder / "preview.png", sampler, training)
         print(
-            f"Images, labels and weights to look at before you wait: "
-            f"{folder / 'preview.png'}"
+            "Before you wait, look at the images, labels and weights in "
+            f"{folder / 'preview.png'}."
         )
 
 
@@ -187,9 +188,9 @@ def write_preview(path: Path, sampler: "TileSampler", names: list[str]) -> None:
     """Draw images, labels and weights of up to four slices side by side, as a PNG.
 
     Args:
-        path: of the PNG.
-        sampler: of the tiles of a run.
-        names: of its slices.
+        path: the PNG to write.
+        sampler: the sampler of the run's tiles.
+        names: the names of its slices.
     """
     from PIL import Image, ImageDraw
 

@@ -50,26 +50,27 @@ def run_predict(
           test-volume.tif probabilities.tif
 
     A folder of images of one size is a stack. If OUTPUT is a folder too, each of its
-    images, of whatever size, gets a TIFF of its own there, named after it; those that
-    are there already are kept, so the same command goes on after an interruption.
+    images, of whatever size, gets a TIFF of its own there, named after it; TIFFs that
+    exist are kept, so after an interruption the same command continues.
 
     If OUTPUT ends in .zarr, an OME-Zarr image is written block by block, and IMAGES may
     be an OME-Zarr image that is larger than the memory. After an interruption the same
-    command goes on with the blocks in OUTPUT.partial.
+    command continues with the blocks in OUTPUT.partial.
 
     --versions is test-time augmentation: the average over the paper's 7 rotations, or
-    over the 8 quarter turns and mirror images, takes 7 or 8 times as long.
+    over 4 rotations by 90 degrees and their mirror images. It takes 7 or 8 times as
+    long.
 
     Args:
         network: a .safetensors file of a training run.
         images: a TIFF, PNG or JPEG, one image or a stack, a folder of them, or a .zarr.
         output: the TIFF to write, a folder for one TIFF per image, or a name.zarr.
-        channel: the one channel or color to take, counted from 1.
+        channel: the one channel or color to use, counted from 1.
         grey: convert colors to gray.
         value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
-        versions: average over so many rotated versions of each slice.
-        device: "cpu", "cuda" or "mps"; None takes the fastest one available.
-        tile: pixels per side of a tile, 572 in the paper; None computes the fewest.
+        versions: average over this many rotated versions of each slice.
+        device: "cpu", "cuda" or "mps"; None uses the fastest one available.
+        tile: pixels per side of a tile, 572 in the paper; None uses the cheapest.
         max_pixels: the most pixels of a tile, which bounds the memory needed.
         overwrite: replace OUTPUT, or the TIFFs in it, if they exist.
     """
@@ -152,7 +153,7 @@ def _predict_folder(
     check_folder(output)
     if output.is_dir() and output.samefile(images):
         raise ValueError(
-            f"{output} is the folder that is read, and what is written there would be "
+            f"{output} is the folder of the images, and what is written there would be "
             "read the next time: give another folder."
         )
     files = image_files(images)
@@ -173,7 +174,7 @@ def _predict_folder(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped. {output} holds whole files only, and those that are written are "
-            "kept: the same command goes on from there."
+            "kept: the same command continues from there."
         ) from None
     print(f"Probabilities of cell of {len(todo)} images written to {output}.")
     if kept := len(files) - len(todo):
@@ -229,14 +230,14 @@ def _predict_zarr(
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            "stopped. The blocks that are done are kept: the same command goes on from "
-            "there."
+            "stopped. The blocks that are done are kept: the same command continues "
+            "from there."
         ) from None
     print(f"Probabilities of cell written to {output}.")
 
 
 def _check_zarr(images: Path, output: Path, options: Options, overwrite: bool) -> None:
-    """Refuse before the work what an OME-Zarr image as OUTPUT cannot be."""
+    """Refuse, before the work, what cannot be done with an OME-Zarr image."""
     if output.suffix.lower() != ".zarr":
         raise ValueError(
             f"{output} must end in .zarr: an OME-Zarr image is predicted block by "
@@ -279,7 +280,7 @@ def run_evaluate(
     software does: pixel error, Rand error and warping error (0 is best), V-Rand and
     V-Info (1 is best), each at its best threshold. The pixel error is 1 - Dice of the
     cell class, not the fraction of wrong pixels. A warning says where a metric
-    misleads. All of it, with every threshold and every slice, is written as JSON.
+    misleads. The JSON file holds every threshold and every slice.
 
     Example: score a network on the stack that it was trained on.
 

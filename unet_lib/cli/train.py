@@ -35,7 +35,7 @@ def run_train(
     """Train a network on the training stack or your own images; resume a stopped run.
 
     The run is recorded in FOLDER: config.json, history.csv, pictures, metrics.json and
-    network.safetensors. Given again, the same command resumes from the last checkpoint.
+    network.safetensors. Run again, the same command resumes from the last checkpoint.
     With no options the run is the paper's, which needs a GPU. Settings can also come
     from a JSON file, such as the config.json of another run; options override it.
 
@@ -47,29 +47,29 @@ def run_train(
 
       unet-lib train runs/paper --fold 5 --precision bfloat16 --compile
 
-    Your own images and their labels, matched by name, a fifth of them held out; a
-    network of a quarter of the width, which a CPU can train:
+    A network of a quarter of the width, which a CPU can train, on your own images and
+    their labels, matched by name, with a fifth of them held out:
 
       unet-lib train runs/mine --images images --labels masks --hold-out 0.2 \\
           --base-channels 16 --optimiser adam --tile 444 --steps 2500
 
     Labels are 0 = background and 1 or 255 = cell, or numbers: of cells with
     --instances, of classes with --num-classes. Look at preview.png in FOLDER before
-    you wait: it shows images, labels and weights side by side. What is reported of the
-    held-out images is the pixel error, 1 - Dice of the cell class, not the fraction of
-    wrong pixels; or of several classes their mean Dice.
+    you wait: it shows images, labels and weights side by side. The held-out images are
+    scored by the pixel error, 1 - Dice of the cell class, not the fraction of wrong
+    pixels; with several classes, by their mean Dice.
 
     On four GPUs, which share the tiles of each step:
 
       torchrun --nproc-per-node 4 -m unet_lib.cli train FOLDER --batch 4
 
     Args:
-        folder: of the run: a new one, or its own.
+        folder: the folder of the run: a new one, or that of a run to resume.
         config: JSON file with fields of TrainConfig.
         fold: hold out this one of five blocks of slices; 0 leaves that to --held-out.
         data: the folder that holds the stacks.
-        watch: also send numbers and pictures there.
-        start: network.safetensors to start from, whose shape is kept; or pretrained.
+        watch: also send metrics and pictures there.
+        start: a network.safetensors to start from, or pretrained; its shape is kept.
         files: files of your own.
         run: fields of unet_lib.train.TrainConfig.
     """
@@ -83,7 +83,7 @@ def run_train(
     if files != ISBI:
         if fold or data:
             raise ValueError(
-                "--fold and --data are of the book's stack: with images of your own "
+                "--fold and --data are for the book's stack: with images of your own "
                 "give --hold-out or --held-out instead."
             )
         given = start is not None or run.in_channels != PAPER.in_channels
@@ -125,7 +125,7 @@ def _report(metrics: dict[str, Any], own: Own | None) -> None:
 def configuration(config: Path | None = None, start: Start = None) -> TrainConfig:
     """What the options of `train` start from: the paper's values, or a file's.
 
-    Of a network to start from, its channels, classes, width and depth.
+    Channels, classes, width and depth are those of a network to start from.
     """
     run = PAPER
     if config is not None:
@@ -176,7 +176,7 @@ def run_experiments(
         list: train nothing, list the runs.
         only: pattern of the names of runs, such as 'quarter-adam-2500/*'.
         work: the folder of networks and checkpoints.
-        data: the folder that holds the stacks, or the HeLa cells of a table of theirs.
+        data: the folder that holds the stacks, or the HeLa cells for a table of these.
     """
     from unet_lib import data as stacks_in
     from unet_lib.results.table import read_table, run_table, state

@@ -79,23 +79,24 @@ class Frames(NamedTuple):
 def load_dic_hela(folder: str | Path | None = None) -> Frames:
     """Load the 18 frames of DIC-C2DH-HeLa that have masks, and check every pixel.
 
-    They come from `folder`; else from the folder that the environment variable
-    ``UNET_BOOK_HELA`` names. It is the challenge's folder as its zip unpacks, with
-    ``01/t002.tif`` and ``01_GT/SEG/man_seg002.tif``, or one with the frames as stacks,
-    ``images-01.tif`` and ``masks-01.tif``. The book does not fetch them. The data are
-    free for use with citation of the challenge; source: https://celltrackingchallenge.net.
+    They are read from `folder`, or from the folder that the environment variable
+    ``UNET_BOOK_HELA`` names. This is either the folder that the challenge's zip unpacks
+    to, with ``01/t002.tif`` and ``01_GT/SEG/man_seg002.tif``, or one with the frames as
+    stacks, ``images-01.tif`` and ``masks-01.tif``. The book does not download them. The
+    data are free for use if the challenge is cited; source:
+    https://celltrackingchallenge.net.
 
     Args:
-        folder: that holds the files.
+        folder: the folder that holds the files.
 
     Returns:
         `Frames`: 9 of sequence 01, then 9 of sequence 02, each in the order of time.
-        Where cells are seen that have no mask, what lies outside of masks and more
-        than 5 pixels away from the nearest is -1, unknown: our judgment by eye.
+        Where we saw cells without a mask, judging by eye, the pixels outside of masks
+        and more than 5 pixels away from the nearest one are -1, unknown.
 
     Raises:
-        DataError: where no folder is named, and for a file that is missing, unreadable
-            or other than published, naming it.
+        DataError: if no folder is named, or if a file is missing, unreadable or differs
+            from what was published; the message says which.
     """
     named = folder or os.environ.get(HELA_VARIABLE)
     if not named:
@@ -123,7 +124,7 @@ def load_dic_hela(folder: str | Path | None = None) -> Frames:
 def _with_unknown(
     mask: np.ndarray, boxes: list[tuple[int, int, int, int]]
 ) -> np.ndarray:
-    """A mask with -1 where boxes say so, but for the seam of its cells."""
+    """A mask with -1 inside the boxes, except at the seams of its cells."""
     unknown = np.zeros(mask.shape, bool)
     for top, left, bottom, right in boxes:
         unknown[top:bottom, left:right] = True
@@ -132,7 +133,7 @@ def _with_unknown(
 
 
 def _stack(folder: Path, kind: str, sequence: str) -> np.ndarray:
-    """The frames of a sequence, from one file or from one each."""
+    """The frames of a sequence, from one file or from one file per frame."""
     stacked = folder / f"{kind}-{sequence}.tif"
     if stacked.exists():
         files = [stacked]
@@ -154,9 +155,9 @@ def _stack(folder: Path, kind: str, sequence: str) -> np.ndarray:
     found = hashlib.sha256(b"".join(pixels)).hexdigest()
     if found != PIXELS_SHA256[f"{kind}-{sequence}"]:
         raise DataError(
-            f"{folder} has other {kind} of sequence {sequence} than published: "
-            f"expected SHA-256 {PIXELS_SHA256[f'{kind}-{sequence}']} of the decoded "
-            f"pixels, found {found}. {remedy}"
+            f"The {kind} of sequence {sequence} in {folder} differ from those "
+            f"published: expected SHA-256 {PIXELS_SHA256[f'{kind}-{sequence}']} of the "
+            f"decoded pixels, found {found}. {remedy}"
         )
     return np.concatenate([part.reshape(-1, 512, 512) for part in parts])
 
@@ -166,15 +167,15 @@ def synthetic_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw images of round cells that touch, with a number for each cell.
 
-    Cells have a diameter of about a sixth of the image, wavy outlines, and lie in one
-    crowd, where they flatten against one another. As under DIC, light comes from the
-    side: an edge is bright on one flank and dark on the other, and the inside is
-    grained. The same arguments give the same images. Made for this project.
+    Cells have a diameter of about a sixth of the image and wavy outlines, and they form
+    one crowd, in which they flatten against one another. As under DIC, light comes from
+    the side: an edge is bright on one side and dark on the other, and the inside is
+    grainy. The same arguments give the same images. Made for this project.
 
     Args:
-        slices: how many images, each with cells of its own.
+        slices: how many images to draw, each with cells of its own.
         size: height and width of an image, 64 at least.
-        seed: of all that is random.
+        seed: of the random generator.
 
     Returns:
         Images and labels, both ``(slices, size, size)``. Images are float32 from 0 to
@@ -182,7 +183,7 @@ def synthetic_cells(
         those that touch.
 
     Raises:
-        ValueError: for numbers that are not whole, or below these bounds.
+        ValueError: if an argument is not an integer, or is below these bounds.
     """
     least = ((slices, 1), (size, 64), (seed, 0))
     if not all(isinstance(value, Integral) and value >= low for value, low in least):
@@ -197,7 +198,7 @@ def synthetic_cells(
 
 
 def _crowd(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Number the pixels of each cell: of those that reach it, the nearest takes it."""
+    """Number the pixels of cells; a pixel that several reach goes to the nearest."""
     radius = size / 12
     centers = [rng.uniform(0.3, 0.7, 2) * size]
     for _ in range(300):  # a new cell beside an old one, closer than two radii

@@ -1,4 +1,4 @@
-"""The labels of images that were read from files, matched by name and checked.
+"""Labels for images that were read from files, matched by name and checked.
 
 `unet_lib.train.fit` takes the pixels of both.
 """
@@ -25,30 +25,30 @@ def read_labels_of(
     num_classes: int = 2,
     unknown: int | None = None,
 ) -> Images:
-    """Read the labels of images, slice by slice in their order.
+    """Read the labels of images, in the order of the images' slices.
 
-    The files of two folders belong together where they have the same name without its
-    ending, or where all names of labels add the same beginning or end to those of their
-    images, as in ``cell-1.tif`` and ``cell-1_mask.png``. One file of images and one of
-    labels belong together whatever their names.
+    An image and a label file belong together if their names differ only in the ending,
+    or if all names of labels add the same beginning or end to those of their images, as
+    in ``cell-1.tif`` and ``cell-1_mask.png``. A single file of images and a single file
+    of labels belong together whatever their names.
 
     Args:
         images: as `read_images` returns them.
-        path: of a TIFF or a PNG, one image or a stack, or a folder of them.
+        path: a TIFF or a PNG, one image or a stack, or a folder of them.
         instances: whether labels number the cells, 0 = background.
         num_classes: above 2, labels are numbers of classes from 0, the background.
-            Else each file holds 0 = background and 1 = cell, or 0 and 255.
-        unknown: the number of pixels without a label; -1 is one in any case.
+            Otherwise each file holds 0 = background and 1 = cell, or 0 and 255.
+        unknown: the value that marks pixels without a label; -1 always does.
 
     Returns:
-        `Images` of int32, -1 = unknown; of two classes 1 = cell. A list where the
-        slices differ in size.
+        `Images` of int32, -1 = unknown; with two classes 1 = cell. Its pixels are a
+        list if the slices differ in size.
 
     Raises:
-        ValueError: for files without a partner, each of which is named, for labels of
-            another size than their images, for labels of other values, and for what
-            `read_labels` refuses.
-        OSError: for what cannot be opened.
+        ValueError: if files have no partner, all of which are named; if labels differ
+            in size from their images or have other values; and for what `read_labels`
+            refuses.
+        OSError: if a file cannot be opened.
     """
     if unknown is not None and (not is_whole(unknown) or unknown < 1):
         raise ValueError(
@@ -108,8 +108,8 @@ def _by_stem(names: list[str]) -> dict[str, str]:
         stem = re.sub(r"(\.ome)?\.[^.]*$", "", name, flags=re.IGNORECASE)
         if stem in stems:
             raise ValueError(
-                f"{stems[stem]} and {name} have the same name without its ending, so "
-                "that it is not clear which labels belong to which: rename one of them."
+                f"{stems[stem]} and {name} differ only in the ending of their names, "
+                "so it is not clear which labels belong to which: rename one of them."
             )
         stems[stem] = name
     return stems
@@ -131,7 +131,7 @@ def _added(images: Iterable[str], labels: Iterable[str]) -> tuple[str, str]:
 def _check_sizes(
     images: Images, labels: Images, pairs: list[tuple[list[int], list[int]]]
 ) -> None:
-    """ValueError, which names each, for labels of another size than their images."""
+    """ValueError that names all labels that differ in size from their images."""
     wrong = []
     for ours, theirs in pairs:
         name, other = images.names[ours[0]], labels.names[theirs[0]]
@@ -151,8 +151,8 @@ def _check_sizes(
     if wrong:
         raise ValueError(
             f"Expected labels of the size of their images, but {'; '.join(wrong)} "
-            "(height × width): save the labels of these images again, neither cropped "
-            "nor turned nor resized."
+            "(height × width): save the labels of these images again, not cropped, "
+            "rotated or resized."
         )
 
 
@@ -178,6 +178,6 @@ def _check_values(values: set[int], name: str, num_classes: int) -> None:
         advice += "label"
     raise ValueError(
         f"{name} has labels of {len(values)} values, from {min(values)} to {highest}: "
-        f"expected {expected}. {advice}. If they are grays, of resizing or a soft "
-        "brush, save what is above a threshold as 255."
+        f"expected {expected}. {advice}. If they are gray values from resizing or a "
+        "soft brush, save what is above a threshold as 255."
     )

@@ -38,8 +38,8 @@ UNITS = {
 class _Slices:
     """A Zarr array as ``(slices, height, width)`` or with channels before these two.
 
-    Numbers are read and written where `blocks.predict_into` asks for them: at a slice's
-    number, with a slice for each other axis.
+    It is indexed as in `blocks.predict_into`: by the number of a slice of the stack,
+    then with a Python slice for each other axis.
     """
 
     def __init__(self, array: Any, axes: str, channel: int | None = None) -> None:
@@ -88,19 +88,19 @@ def read_zarr(
     """Open an OME-Zarr image at its full resolution; pixels are read when asked for.
 
     Args:
-        path: of a folder with one multiscale image, of version 0.4 or 0.5.
-        channel: the one channel to take, counted from 1.
+        path: a folder with one multiscale image, of version 0.4 or 0.5.
+        channel: the one channel to use, counted from 1.
         value_range: the values that become 0 and 1, as for `images.read_images`, but
-            for ``"auto"``. Without it, all pixels are looked at once.
+            not ``"auto"``. Without it, all pixels are read once to find their range.
 
     Returns:
-        `Images`, whose `pixels` are numbers as stored, for `blocks.predict_into`; and
+        `Images`, whose `pixels` are values as stored, for `blocks.predict_into`; and
         the values that become 0 and 1.
 
     Raises:
-        ValueError: for what is not such an image, or is not clear, with what to do.
-        ImportError: where the extra is not installed.
-        OSError: for what cannot be opened.
+        ValueError: if it is not such an image, or is not clear; it says what to do.
+        ImportError: if the extra is not installed.
+        OSError: if it cannot be opened.
 
     Warns:
         UserWarning: as `images.read_images`.
@@ -116,7 +116,7 @@ def read_zarr(
         said = group.attrs.get("ome", group.attrs).get("multiscales")
         if not said:
             raise ValueError(
-                "it says nothing of an image (no multiscales); name the "
+                "it describes no image (no multiscales); name the "
                 "folder in it that does, such as 0"
             )
         image = said[0]
@@ -156,23 +156,24 @@ def written_zarr(
 ) -> Iterator[tuple[Any, Path]]:
     """Write a result for these images as an OME-Zarr image, in parts.
 
-    The folder gets its name once all is written: until then, and after an interruption,
-    it is PATH.partial, where the next call goes on. In the end a pyramid of half the
-    resolution, and half of that, and so on, is added, with axes and pixel size.
+    The folder gets its name once everything is written. Until then, and after an
+    interruption, it is called PATH.partial, and the next call continues there. At the
+    end, a pyramid of levels of half the resolution each is added, with axes and pixel
+    size.
 
     Args:
-        path: of the folder; what is there is replaced.
-        images: for their shape, axes and pixel size.
-        classes: how many, of a result that has an axis for them.
+        path: the folder; an existing one is replaced.
+        images: the result has their shape, axes and pixel size.
+        classes: the number of classes, if the result has an axis for them.
 
     Yields:
         A target for `blocks.predict_into`, ``(slices, height, width)`` or ``(slices,
         classes, height, width)``, float32; and the path for its record.
 
     Raises:
-        ValueError: where PATH.partial holds another result.
-        ImportError: where the extra is not installed.
-        OSError: for what cannot be written.
+        ValueError: if PATH.partial holds another result.
+        ImportError: if the extra is not installed.
+        OSError: if something cannot be written.
     """
     path = resolved(path)
     zarr = _library()
@@ -232,7 +233,7 @@ def _check_array(array: Any, axes: str) -> None:
 def _calibration(
     image: dict[str, Any], axes: str
 ) -> tuple[tuple[float | None, float, float] | None, str | None]:
-    """Pixel size and unit, as `Images` has them; None for what is not said."""
+    """Pixel size and unit, as `Images` has them; None for what is not stated."""
     scale = np.ones(len(axes))
     for said in (image["datasets"][0], image):
         for one in said.get("coordinateTransformations", []):
@@ -281,7 +282,7 @@ def _create(group: Any, name: str, shape: tuple[int, ...], axes: str) -> Any:
 
 
 def _add_pyramid(group: Any, axes: str, images: Images, name: str) -> None:
-    """Levels of half the size each, down to one chunk, and what says so."""
+    """Add levels of half the size each, down to one chunk, and their metadata."""
     import dask.array
     from ome_zarr.writer import write_multiscales_metadata
 

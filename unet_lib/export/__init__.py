@@ -2,8 +2,8 @@
 
 What is exported is a network with `predict` around it: the mirrored border, the size
 arithmetic and the softmax are part of the graph, so that an image of any size goes in
-and probabilities of the same size come out. It is the border of :doc:`overlap-tile`, in
-one tile. The packages that this needs are the extra ``unet-lib[export]``.
+and probabilities of the same size come out. The border is that of :doc:`overlap-tile`,
+around a single tile. The export needs the packages of the extra ``unet-lib[export]``.
 """
 
 import math
@@ -30,18 +30,18 @@ def export_onnx(network: nn.Module, path: str | Path, overwrite: bool = False) -
     output ``probabilities`` is ``(batch, 1, height, width)``, of *cell*; for more than
     two classes ``(batch, classes, height, width)``. They equal those of `predict` with
     one pass (no test-time augmentation) up to rounding. An image is computed in one
-    piece, so its size is bounded by memory: about 1 GB for 1024 x 1024 pixels with 64
-    base channels. The file's metadata holds the network's arguments as JSON, under
+    piece, so memory limits its size: 1024 x 1024 pixels with 64 base channels need
+    about 1 GB. The file's metadata holds the network's arguments as JSON, under
     ``unet``.
 
     Args:
         network: a `UNet` of two classes or more, also in a wrapper, on any device. It
             stays as it is; a copy is exported, in float32 and evaluation mode.
-        path: of the file; its name ends in ``.onnx``.
+        path: the file to write; its name ends in ``.onnx``.
         overwrite: replace the file if it exists.
 
     Raises:
-        ValueError: for another network, or another ending.
+        ValueError: if the network has one class, or the name has another ending.
         OSError: if the file exists or cannot be written.
         ImportError: if the packages of the extra ``export`` are not installed.
 
@@ -71,25 +71,25 @@ def export_bioimage(
     """Write a network as a package of the BioImage Model Zoo.
 
     The package holds the network as TorchScript and as ONNX, a test input with its
-    output, and a README that says what to watch for in other programs. They cut large
-    images into blocks: the package declares a halo and steps of ``2**depth`` pixels
-    with which blocks join exactly, and that borders are mirrored. ``bioimageio test
-    PACKAGE.zip`` checks it.
+    output, and a README that says what to watch for in other programs. These cut large
+    images into blocks, so the package declares the halo and the step of ``2**depth``
+    pixels with which blocks join exactly, and asks for mirrored borders. ``bioimageio
+    test PACKAGE.zip`` checks it.
 
     Args:
         network: as for `export_onnx`.
-        path: of the package; its name ends in ``.zip``.
-        image: an image such as the network takes, ``(height, width)`` or, with several
+        path: the package to write; its name ends in ``.zip``.
+        image: an image like those in training, ``(height, width)`` or, with several
             channels, ``(channels, height, width)``; float, 0 to 1. Its center becomes
-            the test input. None takes the synthetic stand-in, and the README says so.
+            the test input. None uses the synthetic stand-in, and the README says so.
         name: 5 to 128 letters, digits, spaces and ``_+-()``.
         authors: names of those who trained the network.
         license: of the weights, an SPDX identifier.
-        cite: what to cite beside the paper, such as the data set: pairs of a text and a
-            DOI.
+        cite: what to cite besides the paper, such as the data set: pairs of a text and
+            a DOI.
         pixel_size: nanometers per pixel of the images that the network was trained on.
-        white: the gray value that the network was trained on as 1: 255 for 8-bit
-            images, 1 for images that are already scaled. The package divides by it.
+        white: the gray value that became 1 in training: 255 for 8-bit images, 1 for
+            images that are already scaled. The package divides by it.
         overwrite: replace the file if it exists.
 
     Raises:

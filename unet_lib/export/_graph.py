@@ -22,8 +22,8 @@ class WholeImage(nn.Module):
     """`predict` as a network: an image of any size in, its probabilities out.
 
     The input is ``(batch, channels, height, width)``, float32, 0 to 1; the output
-    ``(batch, maps, height, width)``: the softmax of class 1, or of all of more than two
-    classes. Sizes are integers, a compiler's symbols or a tracer's tensors.
+    ``(batch, maps, height, width)``: the softmax of class 1, or of all classes of more
+    than two. Sizes are integers, symbols of a compiler or tensors of a tracer.
     """
 
     def __init__(self, network: UNet) -> None:
@@ -72,24 +72,20 @@ def whole_image(network: nn.Module) -> WholeImage:
 
 def missing(error: ImportError) -> ImportError:
     return ImportError(
-        f'The export needs {error.name}: pip install "unet-lib[export]".',
+        f'The export needs {error.name}: run `pip install "unet-lib[export]"`.',
         name=error.name,
     )
 
 
-def sight(whole: WholeImage) -> int:
-    """How many pixels beyond an output pixel count: an unpadded network's border.
+def halo(whole: WholeImage) -> int:
+    """The pixels that a block needs around it: the border, rounded up to whole steps.
 
-    A padded network sees as far as an unpadded one of its depth.
+    The border is that of an unpadded network of this depth.
     """
     depth = whole.network.depth
     tile = input_size(1, depth)
-    return (tile - output_size(tile, depth)) // 2
-
-
-def halo(whole: WholeImage) -> int:
-    """Pixels that a block needs around it: those, in whole steps."""
-    return whole.step * math.ceil(sight(whole) / whole.step)
+    border = (tile - output_size(tile, depth)) // 2
+    return whole.step * math.ceil(border / whole.step)
 
 
 def write_onnx(whole: WholeImage, path: Path) -> None:
@@ -131,14 +127,14 @@ def write_torchscript(whole: WholeImage, path: Path) -> None:
 
 
 def _example(whole: WholeImage) -> torch.Tensor:
-    """What the exporters see. The graph that they write takes other sizes."""
+    """What the exporters trace. The graph that they write takes other sizes too."""
     channels = whole.network.arguments["in_channels"]
     return torch.zeros(2, channels, 2 * whole.step + 3, 3 * whole.step + 5)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporters say of themselves and of torchvision."""
+    """Silence what the exporters log about themselves and torchvision."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

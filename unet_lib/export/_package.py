@@ -1,4 +1,4 @@
-"""What a package of the BioImage Model Zoo says of a network, beside its weights."""
+"""What a BioImage Model Zoo package says about a network, besides its weights."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 
 from unet_lib._checks import as_array, check_images
 from unet_lib.data.synthetic import synthetic_em
-from unet_lib.export._graph import OPSET, WholeImage, halo, missing, sight
+from unet_lib.export._graph import OPSET, WholeImage, halo, missing
 
 PAPER = (
     "Ronneberger, Fischer, Brox 2015: U-Net: Convolutional Networks for Biomedical "
@@ -46,7 +46,7 @@ def test_input(whole: WholeImage, image: np.ndarray | None) -> np.ndarray:
 def card(
     name: str, authors: Sequence[str], license: str, cite: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """The fields of the description that say whose network it is."""
+    """The fields of the description that say who made the network."""
     try:
         from bioimageio.spec.model import v0_5 as zoo
     except ImportError as error:
@@ -95,12 +95,12 @@ def readme(
         test="The test input is the synthetic stand-in: drawn, not recorded."
         if synthetic
         else "The test input is a part of a real image.",
-        pixels="Not stated: ask the authors for that of the training images."
+        pixels="Not stated: ask the authors for the pixel size of the training images."
         if pixel_size is None
         else f"The training images have {pixel_size:g} nm per pixel.",
         white=white,
         # A padded network computes the pixels near the border from zeros.
-        zeros=f", but for {sight(whole)} pixels along its border"
+        zeros=f", except within {halo(whole)} pixels of its border"
         if whole.network.padding == "same"
         else "",
         least=least,
@@ -108,7 +108,6 @@ def readme(
         then=least + 2 * step,
         step=step,
         halo=halo(whole),
-        border=sight(whole),
     )
 
 
@@ -158,7 +157,7 @@ def pack(
 def _tensors(
     folder: Path, whole: WholeImage, pixel_size: float | None, white: float
 ) -> tuple[Any, Any]:
-    """What the package says of the images and of the probabilities."""
+    """What the package says about the images and the probabilities."""
     from bioimageio.spec.model import v0_5 as zoo
 
     arguments = whole.network.arguments

@@ -1,4 +1,4 @@
-"""What a run learns from: its images and labels, checked, and what they become.
+"""The images and labels that a run learns from, checked and made into targets.
 
 Used in :doc:`training`.
 """
@@ -27,8 +27,8 @@ Slices = list[np.ndarray]
 def checked(config: TrainConfig, images: Any, labels: Any) -> tuple[Slices, Slices]:
     """Images and labels as `fit` takes them, slice by slice, or a ValueError.
 
-    Images come back with channels where there are several, labels as uint8 if that
-    holds them all, else as int32.
+    Images are returned with an axis for channels if there are several, and labels as
+    uint8 if that holds them all, otherwise as int32.
     """
     images, labels = as_stack(images), as_stack(labels)
     _check_channels_first(config.in_channels, images)
@@ -89,9 +89,9 @@ def _check_labels(config: TrainConfig, labels: np.ndarray, name: str) -> np.ndar
 
 
 def check_held_out(numbers: tuple[int, ...], labels: Slices) -> None:
-    """ValueError for held-out slices that are not there, or of which nothing is known.
+    """ValueError for held-out slices that do not exist or have no known labels.
 
-    And where none is left to train on.
+    It is also raised if no slice is left to train on.
     """
     held_out, slices = set(numbers), set(range(len(labels)))
     if not held_out < slices:
@@ -109,8 +109,8 @@ def check_held_out(numbers: tuple[int, ...], labels: Slices) -> None:
 def targets(config: TrainConfig, labels: Slices) -> tuple[Slices, Slices]:
     """The class of each pixel, -1 where it is unknown, and its weight in the loss.
 
-    Of instances the class is 1 in a cell, less the gaps that part cells. The classes
-    are balanced over all the slices.
+    For instances, the class is 1 inside a cell, except in the gaps that separate cells.
+    The classes are balanced over all the slices.
     """
     if config.instances:
         labels = [part(one) for one in labels]
@@ -123,7 +123,7 @@ def targets(config: TrainConfig, labels: Slices) -> tuple[Slices, Slices]:
 
 
 def check_something_to_learn(classes: Slices) -> None:
-    """ValueError where all pixels that are known are of one class."""
+    """ValueError if all known pixels are of one class."""
     known = [one[one != UNKNOWN] for one in classes]
     values = {int(v) for one in known if one.size for v in (one.min(), one.max())}
     if len(values) < 2:
@@ -138,14 +138,14 @@ def check_something_to_learn(classes: Slices) -> None:
 def score(config: TrainConfig, labels: Slices, predicted: Slices) -> dict[str, Any]:
     """How well held-out slices are predicted; unknown pixels are left out.
 
-    Of two classes the pixel error with its curve; of more the Dice coefficient of each
-    class over all the slices, where the class of highest probability is the predicted
-    one, and their mean over the classes above 0 that occur.
+    For two classes, this is the pixel error with its curve. For more, it is the Dice
+    coefficient of each class over all the slices, where the class of highest
+    probability is the predicted one, and the mean over the classes above 0 that occur.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         labels: as `checked` returns them.
-        predicted: of each slice, as `predict` returns them.
+        predicted: the probabilities of each slice, as `predict` returns them.
     """
     known = [one != UNKNOWN for one in labels]
 
