@@ -189,7 +189,14 @@ def test_a_package_says_what_it_is(network, package):
     given = np.load(package.with_name("test-input.npy"))[0, 0]
     np.testing.assert_allclose(given, WHITE * image_of((300, 270))[22:278, 7:263])
     readme = package.with_name("README.md").read_text("utf-8")
-    for words in ("Validation", "symmetric", "208", "steps of 16", "within 96 pixels", "4 nm"):
+    for words in (
+        "Validation",
+        "symmetric",
+        "208",
+        "steps of 16",
+        "within 96 pixels",
+        "4 nm",
+    ):
         assert words in readme
     assert not set("{}") & set(readme)
 
