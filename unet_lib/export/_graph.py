@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unet_lib.model import UNet, input_size, output_size, unwrapped
+from unet_lib.model import UNet, unwrapped
 
 IR_VERSION = 8  # of the container, the oldest that knows the operators below
 OPSET = 18  # the oldest that PyTorch's exporter writes, for the oldest readers
@@ -75,17 +74,6 @@ def missing(error: ImportError) -> ImportError:
         f'The export needs {error.name}: run `pip install "unet-lib[export]"`.',
         name=error.name,
     )
-
-
-def halo(whole: WholeImage) -> int:
-    """The pixels that a block needs around it: the border, rounded up to whole steps.
-
-    The border is that of an unpadded network of this depth.
-    """
-    depth = whole.network.depth
-    tile = input_size(1, depth)
-    border = (tile - output_size(tile, depth)) // 2
-    return whole.step * math.ceil(border / whole.step)
 
 
 def write_onnx(whole: WholeImage, path: Path) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from unet_lib._checks import as_array, check_images
 from unet_lib.data.synthetic import synthetic_em
-from unet_lib.export._graph import OPSET, WholeImage, halo, missing
+from unet_lib.blocks import halo
+from unet_lib.export._graph import OPSET, WholeImage, missing
 
 PAPER = (
     "Ronneberger, Fischer, Brox 2015: U-Net: Convolutional Networks for Biomedical "
@@ -25,7 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9_+\- ()]{5,128}")  # what the zoo takes as a name
 def test_input(whole: WholeImage, image: np.ndarray | None) -> np.ndarray:
     """The center of the image, ``(1, channels, size, size)``, float32, 0 to 1."""
     channels = whole.network.arguments["in_channels"]
-    size = 2 * halo(whole) + 4 * whole.step
+    size = 2 * halo(whole.network) + 4 * whole.step
     if image is None:
         image, _ = synthetic_em(channels, size)
     image = as_array(image, "image")
@@ -85,7 +86,7 @@ def readme(
     white: float,
 ) -> str:
     """The documentation of a package: what to watch for."""
-    least, step = 2 * halo(whole) + whole.step, whole.step
+    least, step = 2 * halo(whole.network) + whole.step, whole.step
     return README.read_text("utf-8").format(
         name=name,
         channels=whole.network.arguments["in_channels"],
@@ -100,14 +101,14 @@ def readme(
         else f"The training images have {pixel_size:g} nm per pixel.",
         white=white,
         # A padded network computes the pixels near the border from zeros.
-        zeros=f", except within {halo(whole)} pixels of its border"
+        zeros=f", except within {halo(whole.network)} pixels of its border"
         if whole.network.padding == "same"
         else "",
         least=least,
         next=least + step,
         then=least + 2 * step,
         step=step,
-        halo=halo(whole),
+        halo=halo(whole.network),
     )
 
 
@@ -162,7 +163,7 @@ def _tensors(
 
     arguments = whole.network.arguments
     unit: Any = None if pixel_size is None else "nanometer"
-    scale, around, step = pixel_size or 1.0, halo(whole), whole.step
+    scale, around, step = pixel_size or 1.0, halo(whole.network), whole.step
 
     def channels(names: list[str]) -> Any:
         return zoo.ChannelAxis(channel_names=[zoo.Identifier(one) for one in names])
