@@ -17,7 +17,7 @@ from unet_lib.export import export_bioimage, export_onnx
 from unet_lib.export._graph import whole_image
 from unet_lib.model import UNet
 from unet_lib.networks import save_network
-from unet_lib.predict import plan_axis, predict
+from unet_lib.predict import predict
 
 onnx = pytest.importorskip("onnx", reason='needs the extra "export"')
 pytest.importorskip("onnxscript", reason='needs the extra "export"')

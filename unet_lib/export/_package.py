@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from unet_lib._checks import as_array, check_images
-from unet_lib.data.synthetic import synthetic_em
 from unet_lib.blocks import halo
+from unet_lib.data.synthetic import synthetic_em
 from unet_lib.export._graph import OPSET, WholeImage, missing
 
 PAPER = (
