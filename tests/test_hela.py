@@ -108,7 +108,7 @@ def test_a_wrong_folder_says_what_to_do(tmp_path, published, monkeypatch):
         load_dic_hela(tmp_path)
     as_stacks(tmp_path, published)
     tifffile.imwrite(tmp_path / "masks-02.tif", published["masks", "02"] + 1)
-    with pytest.raises(DataError, match=r"other masks of sequence 02 .* SHA-256"):
+    with pytest.raises(DataError, match=r"masks of sequence 02 .* differ .* SHA-256"):
         load_dic_hela(tmp_path)
 
 
