@@ -336,7 +336,8 @@ def record(name: str, check: bool = False) -> None:
         if on_stand_in(notebook):
             raise RecordingError(
                 "it ran on the synthetic stand-in; recordings are of the real stacks: "
-                "name their folder in UNET_BOOK_DATA"
+                "name their folders in UNET_BOOK_DATA and, for the HeLa cells, in "
+                "UNET_BOOK_HELA"
             )
         print(f"  notebooks/{name}.ipynb: {write(notebook, name):,} bytes")
 

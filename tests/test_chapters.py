@@ -15,6 +15,7 @@ from unet_lib.augment import TileSampler
 from unet_lib.loss import weighted_cross_entropy
 from unet_lib.model import incoming_nodes
 from unet_lib.predict import predict
+from unet_lib.results import hela
 from unet_lib.train import TrainConfig, fit
 
 
@@ -150,3 +151,19 @@ def test_the_scores_to_keep_are_the_librarys(cells):
     for name in ("v_rand", "v_info"):
         at_half = library.curves[name].values[5]
         assert box[name](labels, probabilities > 0.5) == pytest.approx(at_half)
+
+
+def test_the_way_to_keep_is_that_of_the_recorded_runs():
+    """`results.hela` prepares and enlarges as the page does, on frames of its own."""
+    box = kept("touching-cells")
+    images, labels = data.synthetic_cells(2, 128)
+    frames = data.dic_hela.Frames(images, labels, np.array(["01"] * 2), np.arange(2))
+    settings = hela.CellSettings(box["STEP"], 0.3, 0.65, 0.5, 0.5, 6.0, 500)
+    small, _ = hela.prepared(frames, settings)
+    np.testing.assert_array_equal(box["shrink"](images), small)
+    torch.manual_seed(0)
+    network = UNet(base_channels=2, depth=2)
+    theirs = hela._probabilities(network, small, settings, 1)
+    np.testing.assert_allclose(box["probability"](network, images), theirs, atol=1e-6)
+    trained = box["train"](images, labels, held_out=[1], steps=1)
+    assert box["probability"](trained, images).shape == images.shape

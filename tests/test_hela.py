@@ -9,7 +9,13 @@ from scipy import ndimage
 
 from unet_lib._checks import UNKNOWN
 from unet_lib.cells import find_cells
-from unet_lib.data import DataError, dic_hela, load_dic_hela, synthetic_cells
+from unet_lib.data import (
+    DataError,
+    dic_hela,
+    load_dic_hela,
+    load_hela_or_stand_in,
+    synthetic_cells,
+)
 
 
 def test_the_frames(hela):
@@ -104,6 +110,47 @@ def test_a_wrong_folder_says_what_to_do(tmp_path, published, monkeypatch):
     tifffile.imwrite(tmp_path / "masks-02.tif", published["masks", "02"] + 1)
     with pytest.raises(DataError, match=r"masks of sequence 02 .* differ .* SHA-256"):
         load_dic_hela(tmp_path)
+
+
+def quick_cells(slices, size):
+    """As `synthetic_cells` draws them, small and then enlarged."""
+    small = synthetic_cells(slices, 64)
+    larger = np.ones((1, size // 64, size // 64), int)
+    return tuple(np.kron(one, larger) for one in small)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("UNET_BOOK_HELA", "", "since UNET_BOOK_HELA names no folder"),
+        ("UNET_BOOK_DATA", "synthetic", "as UNET_BOOK_DATA asks"),
+    ],
+)
+def test_the_stand_in_of_the_frames(monkeypatch, capsys, variable, value, said):
+    monkeypatch.delenv("UNET_BOOK_DATA", raising=False)
+    monkeypatch.setenv("UNET_BOOK_HELA", "nowhere")
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(dic_hela, "synthetic_cells", quick_cells)
+    frames = load_hela_or_stand_in()
+    assert capsys.readouterr().out.startswith(f"Data: the synthetic stand-in, {said}")
+    assert frames.source == "synthetic"
+    assert frames.images.shape == frames.labels.shape == (18, 512, 512)
+    names = zip(frames.sequences, frames.numbers, strict=True)
+    assert list(names) == [
+        (one, n) for one, all_ in dic_hela.FRAMES.items() for n in all_
+    ]
+    partly = frames.labels[8]  # frame 67 of 01
+    assert set(np.unique(partly)) == {UNKNOWN, 0, 1, 2, 3}
+    assert not (np.delete(frames.labels, 8, axis=0) == UNKNOWN).any()
+
+
+def test_frames_that_are_named_are_not_replaced(monkeypatch, tmp_path, published):
+    monkeypatch.delenv("UNET_BOOK_DATA", raising=False)
+    monkeypatch.setenv("UNET_BOOK_HELA", str(as_stacks(tmp_path, published)))
+    assert load_hela_or_stand_in().source == "DIC-C2DH-HeLa"
+    monkeypatch.setenv("UNET_BOOK_HELA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="no readable images"):
+        load_hela_or_stand_in()
 
 
 def test_the_stand_in_has_cells_that_touch():

@@ -514,6 +514,7 @@ ELSEWHERE = {
     "test_cli.py": {"cli.main"},
     **({} if EXTRA else {"test_export.py": {"export.export_bioimage"}}),
     "test_data.py": {"data.load_or_stand_in"},
+    "test_hela.py": {"data.dic_hela.load_hela_or_stand_in"},
     "test_experiments.py": {
         "results.table.read_table",
         "results.table.run_table",

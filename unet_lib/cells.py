@@ -1,7 +1,7 @@
 """Cells as instance labels: found in a probability map, measured, scored.
 
 Each cell of a slice has a number of its own, from 1 on; 0 is background. Each slice is
-treated by itself, in 2D.
+treated by itself, in 2D. Built in :doc:`touching-cells`.
 """
 
 import math

@@ -48,7 +48,7 @@ def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
     than `gap` stay as they are. A cell that is nowhere farther than `gap` from another
     one is lost. The paper puts such a gap between touching cells of the same class,
     whose width it does not say (section 3); without one, the border term of
-    `weight_map` has no pixels to act on.
+    `weight_map` has no pixels to act on. Used in :doc:`touching-cells`.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, integer: a number

@@ -16,6 +16,7 @@ from PIL import Image
 from unet_lib._checks import check_binary, check_images
 from unet_lib.data import isbi2012
 from unet_lib.data.dic_hela import load_dic_hela as load_dic_hela
+from unet_lib.data.dic_hela import load_hela_or_stand_in as load_hela_or_stand_in
 from unet_lib.data.dic_hela import synthetic_cells as synthetic_cells
 from unet_lib.data.isbi2012 import VARIABLE, CacheError, DataError, DownloadError
 from unet_lib.data.synthetic import kept_em
@@ -30,6 +31,7 @@ __all__ = [
     "export_slices",
     "folds",
     "load_dic_hela",
+    "load_hela_or_stand_in",
     "load_isbi2012",
     "load_or_stand_in",
     "synthetic_cells",

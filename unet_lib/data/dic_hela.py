@@ -3,7 +3,8 @@
 DIC-C2DH-HeLa is a data set of the Cell Tracking Challenge (Ulman et al. 2017, Maška et
 al. 2023; images by G. van Cappellen, Erasmus MC): HeLa cells on flat glass under
 differential interference contrast (DIC), 512 x 512 pixels of 0.19 µm, two sequences of
-84 frames, 10 minutes apart. Of these, 18 frames have reference masks.
+84 frames, 10 minutes apart. Of these, 18 frames have reference masks. Used in
+:doc:`touching-cells`.
 """
 
 import hashlib
@@ -15,10 +16,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from unet_lib.data.isbi2012 import DataError
+from unet_lib.data.isbi2012 import VARIABLE, DataError
 from unet_lib.data.tiff import read_tiff
 
-__all__ = ["HELA_VARIABLE", "PIXEL_SIZE", "Frames", "load_dic_hela", "synthetic_cells"]
+__all__ = [
+    "HELA_VARIABLE",
+    "PIXEL_SIZE",
+    "Frames",
+    "load_dic_hela",
+    "load_hela_or_stand_in",
+    "synthetic_cells",
+]
 
 ADDRESS = "https://data.celltrackingchallenge.net/training-datasets/DIC-C2DH-HeLa.zip"
 HELA_VARIABLE = "UNET_BOOK_HELA"
@@ -66,7 +74,10 @@ SEAM = 5
 
 
 class Frames(NamedTuple):
-    """Frames with the masks of their cells, from `load_dic_hela`."""
+    """Frames with the masks of their cells.
+
+    `source` is ``"DIC-C2DH-HeLa"`` or ``"synthetic"``.
+    """
 
     images: np.ndarray  # (frames, height, width), float32, 0 to 1
     labels: (
@@ -74,6 +85,7 @@ class Frames(NamedTuple):
     )  # the same shape, int32: cells from 1 on, 0 background, -1 unknown
     sequences: np.ndarray  # (frames,): "01" or "02"
     numbers: np.ndarray  # (frames,): of the frame in its sequence, from 0
+    source: str = "DIC-C2DH-HeLa"
 
 
 def load_dic_hela(folder: str | Path | None = None) -> Frames:
@@ -119,6 +131,39 @@ def load_dic_hela(folder: str | Path | None = None) -> Frames:
         np.repeat(list(FRAMES), [len(numbers) for numbers in FRAMES.values()]),
         np.concatenate([np.array(numbers) for numbers in FRAMES.values()]),
     )
+
+
+def load_hela_or_stand_in() -> Frames:
+    """Load the HeLa frames where ``UNET_BOOK_HELA`` names them, else drawn cells.
+
+    Prints one line where it is the stand-in: `synthetic_cells` of the same sizes and
+    numbers, with 3 masks left in frame 67 of 01. ``UNET_BOOK_DATA`` set to the word
+    ``synthetic`` asks for it.
+
+    Returns:
+        `Frames`.
+
+    Raises:
+        DataError: where the folder that is named holds a wrong file: then there is no
+            silent stand-in.
+    """
+    if os.environ.get(VARIABLE) == "synthetic":
+        reason = f"as {VARIABLE} asks"
+    elif os.environ.get(HELA_VARIABLE):
+        return load_dic_hela()
+    else:
+        reason = f"since {HELA_VARIABLE} names no folder of the HeLa cells"
+    print(
+        f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ from the "
+        "book's."
+    )
+    names = [(one, number) for one, all_ in FRAMES.items() for number in all_]
+    images, labels = synthetic_cells(len(names), 512)
+    partly = names.index(("01", 67))
+    left = np.where(labels[partly] <= 3, labels[partly], 0)
+    labels[partly] = _with_unknown(left, WITHOUT_MASK["01", 67])
+    sequences, numbers = map(np.array, zip(*names, strict=True))
+    return Frames(images, labels, sequences, numbers, "synthetic")
 
 
 def _with_unknown(
