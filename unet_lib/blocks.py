@@ -2,7 +2,8 @@
 
 The tiles are those that `predict.predict` would cut the whole image into, so the
 probabilities are the same. A block consists of some of these tiles; the border that
-they need is read with it, and mirrored where the image ends.
+they need is read with it, and mirrored where the image ends. Used in
+:doc:`own-images`.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Images and labels from files as people have them: TIFF, PNG, JPEG, or a folder.
 
 All commands read by these functions. They give the right array or a ValueError that
-says in one sentence what is in the way and what to do.
+says in one sentence what is in the way and what to do. Used in :doc:`own-images`.
 """
 
 import itertools

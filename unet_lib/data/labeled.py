@@ -1,6 +1,6 @@
 """Labels for images that were read from files, matched by name and checked.
 
-`unet_lib.train.fit` takes the pixels of both.
+`unet_lib.train.fit` takes the pixels of both. Used in :doc:`own-images`.
 """
 
 import itertools

@@ -4,6 +4,7 @@ What is exported is a network with `predict` around it: the mirrored border, the
 arithmetic and the softmax are part of the graph, so that an image of any size goes in
 and probabilities of the same size come out. The border is that of :doc:`overlap-tile`,
 around a single tile. The export needs the packages of the extra ``unet-lib[export]``.
+Used in :doc:`own-images`.
 """
 
 import math
