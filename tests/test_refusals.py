@@ -137,10 +137,10 @@ EXTRA = all(map(find_spec, ("onnx", "onnxscript", "bioimageio")))
 EXPORTED = [
     (lambda: export_onnx(NETWORK, "a.tif"), r"a\.tif must end in \.onnx"),
     (lambda: package(path="a.onnx"), r"a\.onnx must end in \.zip"),
-    (lambda: package(image=IMAGE[0]), r"shape \(56, 56\) or larger, .* got \(48,\)"),
-    (lambda: package(image=IMAGE), r"shape \(56, 56\) or larger, .* got \(48, 48\)"),
+    (lambda: package(image=IMAGE[0]), r"shape \(64, 64\) or larger, .* got \(48,\)"),
+    (lambda: package(image=IMAGE), r"shape \(64, 64\) or larger, .* got \(48, 48\)"),
     (lambda: package(image=np.zeros((2, 56, 56))), r"got \(2, 56, 56\)"),
-    (lambda: package(image=np.full((56, 56), 9)), "image of floats from 0 to 1"),
+    (lambda: package(image=np.full((64, 64), 9)), "image of floats from 0 to 1"),
     (lambda: package(pixel_size=0), "pixel_size must be a number above 0, not 0"),
     (lambda: package(pixel_size="4 nm"), "pixel_size must be .* not '4 nm'"),
     (lambda: package(white=-1), "white must be .* not -1"),
