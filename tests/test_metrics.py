@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_erosion
@@ -235,7 +235,7 @@ def test_the_order_of_slices_does_not_matter(pair):
 
 
 @given(stacks)
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.filter_too_much])
 def test_perfect_input(pair):
     labels, _ = pair
     assume(all(topology.label(one == 1).max() >= 2 for one in labels))
