@@ -127,8 +127,8 @@ def test_labels_that_are_not_clear(stored, options, message, write):
         ("a.png b.png", "a.png", r"without labels: b.png\. Give both"),
         ("a.png b.png", "a.png b.png c.png", "but without an image: c.png"),
         ("a.png b.png", "1.png 2.png", "a.png, b.png; .* 1.png, 2.png"),
-        ("a.tif a.ome.tif", "a.png b.png", "a.*tif and a.*tif differ only in the ending"),
-        ("a.png", "a.png a.tif", "a.png and a.tif differ only in the ending"),
+        ("a.tif a.ome.tif", "a.png b.png", "a.*tif and a.*tif differ only"),
+        ("a.png", "a.png a.tif", "a.png and a.tif differ only"),
     ],
 )  # fmt: skip
 def test_files_without_a_partner_are_named(images, labels, message, write):
