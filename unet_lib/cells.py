@@ -221,7 +221,7 @@ class CellScores:
         return _ratio(2 * self.true, 2 * self.true + self.false + self.missed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it; an undefined score is None."""
+        """Everything as JSON can hold it; a score that has no value is None."""
         scores = {name: getattr(self, name) for name in SCORES}
         fields = {name: None if math.isnan(n) else n for name, n in scores.items()}
         fields |= {name: getattr(self, name) for name in COUNTS}
