@@ -253,7 +253,8 @@ def score_cells(reference: ArrayLike, found: ArrayLike) -> CellScores:
         found: the same shape, integers from 0 on, as from `find_cells`.
 
     Returns:
-        `CellScores`. A score without a value, such as SEG without reference cells, is NaN.
+        `CellScores`. A score without a value, such as SEG without reference cells, is
+        NaN.
 
     Raises:
         ValueError: if shapes differ, are empty or look like color, or if numbers are
