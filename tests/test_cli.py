@@ -456,7 +456,7 @@ def test_a_warning_is_said_in_one_line(monkeypatch, stacks, capsys):
     assert capsys.readouterr().err == "unet-lib: warning: the file is old.\n"
 
 
-RESUMED = "unet-lib: stopped. What is recorded is whole: the same command goes on"
+RESUMED = "unet-lib: stopped. Nothing recorded was lost: run the same command again to"
 UNWRITTEN = "unet-lib: stopped. Nothing was written: run the same command again.\n"
 
 

@@ -657,7 +657,10 @@ def test_one_range_for_a_folder(tmp_path):
         (b"a,b\n", r"notes\.csv is not a TIFF, PNG or JPEG.*move it elsewhere"),
         (b"", r"notes\.csv is not .*it is empty"),
         (COLORS, r"a\.tif and .*b\.png differ in their kind of pixels"),
-        (GREY.astype(np.uint16), r"a\.tif and .*b\.png differ"),
+        (
+            GREY.astype(np.uint16),
+            r"a\.tif and .*b\.png differ.*uint8 of 8 .*uint16 of 16",
+        ),
     ],
 )
 def test_folders_that_are_refused(content, message, tmp_path):
@@ -669,6 +672,13 @@ def test_folders_that_are_refused(content, message, tmp_path):
         Image.fromarray(content).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=message):
         read_images(tmp_path)
+
+
+def test_a_png_beside_a_tiff_of_the_same_pixels(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY)
+    Image.fromarray(GREY).save(tmp_path / "b.png")
+    images = read_images(tmp_path)
+    np.testing.assert_array_equal(images.pixels[0], images.pixels[1])
 
 
 def test_a_folder_of_a_set_of_files(tmp_path):

@@ -217,7 +217,10 @@ def interrupt():
 
 @pytest.mark.parametrize(
     ("step", "said"),
-    [(1, "before the first checkpoint in"), (4, "is whole. The same command goes on")],
+    [
+        (1, "before the first checkpoint in"),
+        (4, "is intact. Run the same command again to resume"),
+    ],
 )
 def test_stopped_from_the_keyboard(step, said, tmp_path, monkeypatch, finished):
     with monkeypatch.context() as patch:

@@ -739,7 +739,7 @@ def test_too_little_memory_says_what_to_take(tmp_path, monkeypatch):
             run(config(), tmp_path)
     said = str(caught.value)
     assert f"memory of cpu does not hold a step of 2 tile(s) of {TILE} pixels" in said
-    assert "The last checkpoint is whole." in said
+    assert "The last checkpoint is intact." in said
     legal = UNet(base_channels=1, depth=1)
     named = re.search(r"such as ([\d, ]+)\)", said)[1].split(", ")
     for size in map(int, named):

@@ -95,7 +95,7 @@ def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]
             return str(problem), STOPPED + 2
         whole = "Nothing was written: run the same command again."
         if arguments and arguments[0] in RESUMES:
-            whole = "What is recorded is whole: the same command goes on from there."
+            whole = "Nothing recorded was lost: run the same command again to resume."
         return f"stopped. {whole}", STOPPED + 2
     if isinstance(problem, BrokenPipeError):  # as in `unet-lib data | head -1`
         # Where Python can flush what is left; 1 is stdout.

@@ -327,17 +327,22 @@ def _images(
 def _check_alike(rasters: list[Raster], types: bool = True) -> None:
     """ValueError unless the files of a folder have one kind of pixels."""
 
-    def kind(raster: Raster) -> tuple[object, ...]:
+    def kind(raster: Raster) -> str:
         channels = raster.pixels.shape[-3] if raster.channel_axis else 1
-        return channels, raster.meaning, *((raster.pixels.dtype, raster.bits) * types)
+        meaning = "gray" if raster.meaning == "MINISBLACK" else raster.meaning
+        said = f"{meaning} of {channels} channel(s)"
+        if types:
+            dtype = raster.pixels.dtype
+            said += f", {dtype} of {raster.bits or 8 * dtype.itemsize} bits"
+        return said
 
     first = rasters[0]
     for raster in rasters:
         if kind(raster) != kind(first):
             raise ValueError(
                 f"{first.name} and {raster.name} differ in their kind of pixels "
-                f"({first.meaning}, {first.pixels.dtype} and {raster.meaning}, "
-                f"{raster.pixels.dtype}): save all files of the folder alike."
+                f"({kind(first)}, and {kind(raster)}): save all files of the folder "
+                "alike."
             )
 
 

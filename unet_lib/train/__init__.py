@@ -97,7 +97,7 @@ def fit(
             from another network.
         ImportError: for a watcher that is not installed.
         FloatingPointError: when the loss or a held-out probability is no longer
-            a number; the last checkpoint is whole.
+            a number; the last checkpoint is intact.
         MemoryError: when the device's memory does not hold a step.
         OSError: when a file cannot be written, the last checkpoint is then
             whole; when the folder is gone, or in use by another process
@@ -301,6 +301,6 @@ def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> No
 
 def _diverged(what: str, step: int, config: TrainConfig) -> FloatingPointError:
     return FloatingPointError(
-        f"{what} at step {step}; the last checkpoint is whole. "
+        f"{what} at step {step}; the last checkpoint is intact. "
         f"Start again with a learning_rate below {config.learning_rate}."
     )

@@ -88,7 +88,7 @@ def explained(
             f"The memory of {device} does not hold a step of {config.batch} "
             f"tile(s) of {config.tile} pixels ({str(error).splitlines()[0]}). Take a "
             f"smaller batch or tile ({_smaller_tiles(config)}), or "
-            'precision="bfloat16", in another folder. The last checkpoint is whole.'
+            'precision="bfloat16", in another folder. The last checkpoint is intact.'
         ) from error
 
 
@@ -97,12 +97,12 @@ def _how_to_go_on(folder: Path | None) -> str:
         return "Stopped; nothing was kept, since the run was given no folder."
     if any((folder / name).exists() for name in (CURRENT, PREVIOUS)):
         return (
-            f"Stopped; what is in {folder} is whole. The same command goes on from "
-            "its last checkpoint."
+            f"Stopped; what is in {folder} is intact. Run the same command again to "
+            "resume from its last checkpoint."
         )
     return (
         f"Stopped before the first checkpoint in {folder}; the same command starts "
-        "again."
+        "over."
     )
 
 
