@@ -13,7 +13,6 @@ one file took more than 200 MB.
 import collections
 import hashlib
 import io
-import resource
 import sys
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from unittest import mock
 
 import numpy as np
 import tifffile
+from memory import peak_megabytes
 from PIL import Image
 
 from unet_lib.data import isbi2012
@@ -121,7 +121,7 @@ def damaged(files: list[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 def outcome(reader: Callable, path: Path, shape: tuple[int, ...] | None) -> str:
     """What a reader makes of a file that was of this shape, in a few words."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_megabytes()
     try:
         with warnings.catch_warnings(record=True):
             images = reader(path)
@@ -130,8 +130,8 @@ def outcome(reader: Callable, path: Path, shape: tuple[int, ...] | None) -> str:
         found = "refused" if str(path) in str(error) else "refused without its name"
     except Exception as error:
         found = f"{type(error).__module__}.{type(error).__name__}"
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return "took much memory" if taken > LIMIT * 1024 else found
+    taken = peak_megabytes() - before
+    return "took much memory" if taken > LIMIT else found
 
 
 def shape_of(images: object) -> tuple[int, ...] | None:

@@ -11,7 +11,6 @@ are from `predict` in memory.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from memory import peak_megabytes
 
 from unet_lib import UNet, data
 from unet_lib._files import write_text
@@ -53,10 +53,6 @@ def network_of(channels: int) -> UNet:
     return UNet(base_channels=channels).eval()
 
 
-def megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of kibibytes
-
-
 def measure(folder: Path, side: int, channels: int) -> dict:
     """Predict block by block; what it took."""
     torch.set_num_threads(1)
@@ -65,10 +61,10 @@ def measure(folder: Path, side: int, channels: int) -> dict:
     cell = zarr.create_array(
         folder / "cell", shape=(side, side), dtype="float32", chunks=(1024, 1024)
     )
-    before, start = megabytes(), time.perf_counter()
+    before, start = peak_megabytes(), time.perf_counter()
     predict_into(network, image, cell, value_range=(0, 255), progress=True)
     seconds = round(time.perf_counter() - start, 1)
-    return {"seconds": seconds, "before_mb": before, "peak_mb": megabytes()}
+    return {"seconds": seconds, "before_mb": before, "peak_mb": peak_megabytes()}
 
 
 def difference(folder: Path, side: int, channels: int) -> float:
