@@ -151,6 +151,7 @@ def test_a_run_is_its_scale_changed_by_its_variant(tmp_path):
         ("versions = 8", "images = 5", r"wide: images must be 1 to 4, not 5"),
         ("versions = 8", "images = 0", r"wide: images must be 1 to 4, not 0"),
         ("versions = 8", "split = 'odd'", r"wide: split must be of .* not 'odd'"),
+        ("versions = 8", "pretrained = true", r"wide: pretrained is for other images"),
         # A name mistyped there would leave the variant as it is elsewhere.
         ("tiny.variants.wide", "tiny.variants.wyde", r"tiny/plain: .* \['wyde'\]"),
     ],

@@ -101,10 +101,11 @@ def make(
     versions: Versions,
     folder: Path,
     progress: bool,
+    start: UNet | None = None,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Train a run and score it: its record, and the masks of the scored frames."""
     images, labels = prepared(frames, settings)
-    network = fit(config, images, labels, folder, progress).network
+    network = fit(config, images, labels, folder, progress, network=start).network
     held = list(scored)
     found = _probabilities(network, images[held], settings, versions)
     trained = np.delete(np.arange(len(images)), config.held_out).tolist()
@@ -117,6 +118,7 @@ def make(
         "frames": [frame_names[n] for n in held],
         "versions": versions,
         "cells": asdict(settings),
+        "pretrained": start is not None,
         "scores": _scores(frames.labels[held], found, settings),
         "training": {
             "slices": trained,

@@ -27,6 +27,7 @@ from unet_lib.config import TrainConfig
 from unet_lib.data.dic_hela import Frames
 from unet_lib.data.tiff import write_tiff
 from unet_lib.metrics import evaluate
+from unet_lib.networks import load_pretrained
 from unet_lib.predict import Versions, predict
 from unet_lib.results import hela
 from unet_lib.train import fit
@@ -53,6 +54,7 @@ class Experiment(NamedTuple):
     config: TrainConfig
     scored: tuple[int, ...]  # slices that the fold holds out; none of fold 0
     cells: hela.CellSettings | None = None  # of a run on the HeLa cells
+    pretrained: bool = False  # whether it starts from the published network
 
     @property
     def name(self) -> str:
@@ -120,19 +122,32 @@ def _experiment(
     if versions not in VERSIONS:
         raise ValueError(f"versions must be of {VERSIONS}, not {versions!r}.")
     own = VERSIONS[VERSIONS.index(versions)]
-    cells = None
+    cells, pretrained = None, fields.pop("pretrained", False)
     if "cells" in table:
         cells = hela.CellSettings.from_table(table["cells"])
         scored = hela.held_out(fields.pop("split", "blocks"), fold)
         slices = hela.COUNT
     else:
+        if pretrained:
+            raise ValueError(
+                "pretrained is for other images than the training stack: the published "
+                "network has learned from all of its slices."
+            )
         scored = _held_out(slices, fold, fields.pop("split", SPLITS[0]))
     images = fields.pop("images", None)
     unused = _unused(slices, scored, images, seed)
     fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
     return Experiment(
-        scale, variant, int(fold), config.seed, own, config, tuple(scored), cells
+        scale,
+        variant,
+        int(fold),
+        config.seed,
+        own,
+        config,
+        tuple(scored),
+        cells,
+        pretrained,
     )
 
 
@@ -175,8 +190,11 @@ def state(experiment: Experiment, work: Path, results: Path) -> str:
         unlike = differences(record / "config.json", fields)
         if experiment.cells:
             settings = dataclasses.asdict(experiment.cells)
-            found = read_json(record / "scores.json").get("cells", {})
+            scores = read_json(record / "scores.json")
+            found = scores.get("cells", {})
             unlike += [name for name in settings if found.get(name) != settings[name]]
+            if scores.get("pretrained", False) != experiment.pretrained:
+                unlike.append("start")
         return f"recorded with another {', '.join(unlike)}" if unlike else "recorded"
     return "begun" if (work / experiment.name / CURRENT).exists() else "missing"
 
@@ -258,8 +276,9 @@ def _make(
     if isinstance(stacks, Frames):
         assert experiment.cells is not None
         scored, versions = experiment.scored, experiment.versions
+        start = load_pretrained() if experiment.pretrained else None
         return hela.make(
-            config, experiment.cells, stacks, scored, versions, folder, progress
+            config, experiment.cells, stacks, scored, versions, folder, progress, start
         )
     network = fit(
         experiment.config, stacks.train_images, stacks.train_labels, folder, progress
