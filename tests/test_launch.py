@@ -73,7 +73,7 @@ def run_cell(python, source, folder, environment):
     script = folder / "cell.ipy"
     script.write_text(source)
     return subprocess.run(
-        [python, "-m", "IPython", "--quick", script],
+        [python, "-m", "IPython", "--quick", "--no-term-title", script],
         cwd=folder,
         env=environment,
         capture_output=True,
