@@ -108,7 +108,7 @@ def test_the_workflow_tries_other_systems_and_the_lowest_versions():
     systems = jobs["systems"]["strategy"]["matrix"]["os"]
     assert {name.partition("-")[0] for name in systems} >= {"windows", "macos"}
     python = jobs["systems"]["strategy"]["matrix"]["python-version"]
-    least = re.match(r">=([\d.]+)", PROJECT["project"]["requires-python"])[1]
+    least = re.match(r">=(\d+\.\d+)", PROJECT["project"]["requires-python"])[1]
     assert least in python
     assert least == jobs["bounds"]["steps"][1]["with"]["python-version"]
     resolutions = [step.get("env", {}) for step in jobs["bounds"]["steps"]]
