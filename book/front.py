@@ -104,10 +104,10 @@ def table() -> str:
         one, mean, spread, theirs = (f"{number:.{digits}f}" for number in numbers)
         scores.append(f"| {title} | {one} | {mean} ± {spread} | {theirs} |")
     rows = [
-        ("build the book", times["build"], here, "the site, all outputs recorded"),
+        ("build the book", times["build"], here, "the site, from recorded outputs"),
         ("run the tests", times["tests"], here, ""),
-        ("run all notebooks", times["notebooks"], here, "every page, quick setting"),
-        ("train the small network", run["seconds"], there, "the figures below"),
+        ("run all notebooks", times["notebooks"], here, "every page, quick settings"),
+        ("train the small network", run["seconds"], there, "the scores below"),
     ]
     lines = [
         f"| {what} | {seconds / 60:.1f} min | {where} | {gives} |"
@@ -121,20 +121,20 @@ def table() -> str:
             *lines,
             "",
             "No full-width network is in this table: ours are a quarter as wide as",
-            f"the paper's. The small network is scored on slices {slices}, held out,",
-            "in one pass. The next column is the mean of five folds, each scored by",
-            "a network that has not seen it, with test-time augmentation over the",
-            "paper's seven rotations, ± the standard deviation of the folds. U-Net's",
-            "scores are of the test slices, so the columns are not comparable:",
+            "the paper's. The small network is scored on the held-out slices",
+            f"{slices}, in one pass. The next column is the mean ± standard deviation",
+            "of five folds, each scored by a network that has not seen it, with",
+            "test-time augmentation over the paper's seven rotations. U-Net's scores",
+            "are for the test slices, so the columns are not comparable:",
             "",
             "| | small network | Adam, 16 channels, 10,000 steps | U-Net, test stack |",
             "|---|---|---|---|",
             *scores,
             "",
             "U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from the",
-            "challenge's later ranking; `results/authors.toml` has the sources.",
-            f"The small network: {run['date']}, commit `{run['commit']}`;",
-            f"times of the rest: {times['date']}, without the first downloads.",
+            "challenge's later ranking; `results/authors.toml` has the sources. The",
+            f"small network was trained on {run['date']}, commit `{run['commit']}`;",
+            f"the other times were measured on {times['date']}, without downloads.",
             "",
             "",
         ]

@@ -164,26 +164,26 @@ cells = probabilities > {cells}
 `images` are gray, `(slices, height, width)`, float32, 0 to 1, of any size, with about
 4 nm per pixel; the result is the probability of cell.
 
-- **Test-time augmentation:** `versions={versions}`. Of one pass, 7 rotations and 8 \
+- **Test-time augmentation:** `versions={versions}`. Of one pass, 7 rotations, and 8 \
 quarter turns
-  and mirror images, it had the best V-Rand at a fixed threshold over five folds.
-- **Threshold:** {cells} to tell cells apart (V-Rand), {pixels} for the area of cells
-  and membrane (pixel error). The weight map makes a network call membrane sooner than
-  the labels do, so low thresholds suit it.
+  and mirror images, this had the best V-Rand at a fixed threshold over five folds.
+- **Threshold:** {cells} to separate cells (V-Rand), {pixels} for the area of cells
+  and membrane (pixel error). Thresholds below 0.5 are best because the weight map makes
+  the network predict more membrane than the labels contain.
 
 ## What it was trained on
 
 All 30 slices of the ISBI 2012 training stack: serial-section transmission electron
 microscopy of the ventral nerve cord of a *Drosophila* larva, 4 x 4 nm per pixel, 50 nm
-per slice (Cardona et al. 2010, doi:10.1371/journal.pbio.1000502). Nothing of the test
-stack.
+per slice (Cardona et al. 2010, doi:10.1371/journal.pbio.1000502). The test stack was
+not used.
 
 ## How it was trained
 
 `unet-lib experiments results/experiments.toml --only {name}/0-0`:
 {run["steps"]:,} steps, {run["seconds"] / 60:.0f} minutes, {run["threads"]} thread(s) \
 of {run["device"]}, {run["date"]}, commit `{run["commit"]}`,
-torch {run["torch"]}. It differs from the paper's recipe in
+torch {run["torch"]}. It differs from the paper's recipe in these settings:
 
 | field of `TrainConfig` | here |
 |---|---|
@@ -191,28 +191,28 @@ torch {run["torch"]}. It differs from the paper's recipe in
 
 ## How good it is
 
-This network has seen all labeled slices, so it has no held-out score of its own. These
-scores are of {len(curves(7))} networks trained in the same way, each on the six
-neighboring slices that it had not seen, with `versions={versions}`: the mean at the
-recommended threshold {cells}, then the mean of the folds at the best threshold of each
-(as the challenge scores), its standard deviation over the folds, and the worst fold.
-The recommendations were chosen on these folds, so the first column is a little kind.
+This network was trained on all labeled slices, so it has no held-out score of its own.
+These are the scores of {len(curves(7))} networks trained in the same way, each scored
+with `versions={versions}` on the six consecutive slices held out from its training. The
+first column is the mean at the recommended threshold, {cells}. In the others, each fold
+is scored at its own best threshold, as in the challenge. All choices were made on these
+folds, so the first column is slightly optimistic, and the others more so.
 
-| | mean at {cells} | mean of folds | deviation | worst |
+| | mean at {cells} | mean at best | standard deviation | worst fold |
 |---|---|---|---|---|
 {held_out(versions, cells)}
 
-On the slices that it was trained on, in one pass, it reaches
+On the slices it was trained on, in one pass, it reaches
 {trained_on()}.
 
 ## Limits
 
-One stack, one tissue, one microscope, one group's labels. The network knows dark
-membranes on light cells at about 4 nm per pixel; images of another kind or scale need
-a network trained on them. The held-out slices are neighbors of training slices, so
-another piece of tissue is likely to score worse. It merges and splits cells, as the
-scores say: use it to learn and to compare, and have somebody check before tracing
-neurons.
+The training data are one stack of one tissue from one microscope, labeled by one group.
+The network has only seen dark membranes around light cells at about 4 nm per pixel; for
+images of another kind or scale, train or fine-tune a network on them. The held-out
+slices are neighbors of training slices, so scores on another piece of tissue are likely
+to be worse. The network merges and splits some cells, as the scores show: use it to
+learn and as a baseline, and proofread its segmentation before tracing neurons.
 
 ## License
 
