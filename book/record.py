@@ -8,7 +8,7 @@
 A page is book/<name>.md, its recording notebooks/<name>.ipynb. A recording is written
 only if every cell of the page ran and nothing in it depends on the machine or the day:
 no times, no widget state, no absolute path. A page's first cell, which the book hides,
-installs what is missing where somebody opens the notebook elsewhere; it is put into the
+gets what is missing where somebody opens the notebook elsewhere; it is put into the
 page here, with the address that _config.yml has.
 """
 
@@ -51,27 +51,29 @@ METADATA = {
     },
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
-# The cell that installs what a notebook needs, and what it does where there is the
-# notebook alone: on Colab, or downloaded into an empty folder.
+# The cell that gets what a notebook needs where there is the notebook alone: on Colab,
+# or downloaded into an empty folder. After a restart there unet_lib is installed, but
+# the working directory is that of the notebook again.
 SETUP = """\
-# Only where unet_lib is missing: installs what this notebook needs.
+# Only where the book's folder or unet_lib is missing: gets them.
 from pathlib import Path
 
+if not Path("../unet_lib").exists():
+    {alone}
 try:
     import unet_lib
 except ModuleNotFoundError:
-    if not Path("../unet_lib").exists():
-        {alone}
     %pip install --quiet "..[book,fast]"
 """
 FETCH = """\
-!git clone --quiet --depth 1 {address} unet-book
-        %cd -q unet-book/notebooks"""
+if not Path("unet-book").exists():
+        !git clone --quiet --depth 1 {address} unet-book
+    %cd -q unet-book/notebooks"""
 REFUSE = """\
-raise ModuleNotFoundError(
-            "This notebook needs unet_lib, which comes with the book: "
-            "open it in the folder notebooks of the book's repository."
-        )"""
+raise FileNotFoundError(
+        "This notebook needs files of the book: "
+        "open it in the folder notebooks of the book's repository."
+    )"""
 SETUP_TAGS = ["remove-cell", "setup"]
 # Before and after a solution's title and its end.
 SOLUTION = re.compile(
@@ -189,9 +191,14 @@ def name_cells(notebook: nbformat.NotebookNode) -> None:
         taken.add(cell.id)
 
 
-def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> None:
-    """Run all cells in a fresh kernel in notebooks/; print the progress."""
-    NOTEBOOKS.mkdir(exist_ok=True)
+def execute(
+    notebook: nbformat.NotebookNode,
+    environment: dict[str, str],
+    kernel: str = "python3",
+    folder: Path = NOTEBOOKS,
+) -> None:
+    """Run all cells in a fresh kernel in a folder; print the progress."""
+    folder.mkdir(exist_ok=True)
     total = len(code_cells(notebook))
     done = 0
     begun = time.perf_counter()
@@ -207,8 +214,8 @@ def execute(notebook: nbformat.NotebookNode, environment: dict[str, str]) -> Non
     client = NotebookClient(
         notebook,
         timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(NOTEBOOKS)}},
+        kernel_name=kernel,
+        resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],
@@ -287,7 +294,7 @@ def on_stand_in(notebook: nbformat.NotebookNode) -> bool:
 
 
 def setup_code(address: str) -> str:
-    """Return the code of the cell that installs what is missing.
+    """Return the code of the cell that gets what is missing.
 
     Args:
         address: of the repository, for `git clone`; if it is empty, the notebook
