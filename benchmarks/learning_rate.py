@@ -1,4 +1,4 @@
-"""Learning rates for the paper's optimiser, tried on training slices only.
+"""Learning rates for the paper's optimizer, tried on training slices only.
 
     python benchmarks/learning_rate.py                  every trial
     python benchmarks/learning_rate.py 16:444:900:1e-3  channels, tile, steps, rate

@@ -1,6 +1,6 @@
 """Tiles by other software, in the workers of a PyTorch data loader.
 
-The same tiles as the sampler's: cut, turned, deformed, with varied grey values.
+The same tiles as the sampler's: cut, turned, deformed, with varied gray values.
 """
 
 import os
@@ -26,7 +26,7 @@ def coordinates(draw: Draw, tile: int) -> np.ndarray:
     pixels = np.indices((tile, tile)) - (tile - 1) / 2
     field = displacement_field(torch.from_numpy(draw.grid)[None], (tile, tile))
     turned = np.einsum("ij,jyx->iyx", draw.matrix, pixels)
-    return draw.centre[:, None, None] + turned + field[0].numpy()
+    return draw.center[:, None, None] + turned + field[0].numpy()
 
 
 def by_scipy(maps: np.ndarray, draw: Draw, tile: int) -> list[np.ndarray]:
@@ -40,7 +40,7 @@ def by_scipy(maps: np.ndarray, draw: Draw, tile: int) -> list[np.ndarray]:
 
 def by_elasticdeform(maps: np.ndarray, draw: Draw, tile: int) -> list[np.ndarray]:
     """Cut first, then turned and deformed: what is outside is the tile mirrored."""
-    corner = np.round(draw.centre - (tile - 1) / 2).astype(int) + tile
+    corner = np.round(draw.center - (tile - 1) / 2).astype(int) + tile
     rows, columns = (slice(start, start + tile) for start in corner)
     mirrored = np.pad(maps, [(0, 0), (tile, tile), (tile, tile)], mode="reflect")
     cut = [np.ascontiguousarray(one[rows, columns]) for one in mirrored]
@@ -82,7 +82,7 @@ def check_tiles(sampler: TileSampler, maker: str) -> None:
     tiles, side = Tiles(sampler, maker), (sampler.tile - 1) / 2
     for index in range(3):
         draw = sampler.draw(index)
-        away = coordinates(draw, sampler.tile) - draw.centre[:, None, None]
+        away = coordinates(draw, sampler.tile) - draw.center[:, None, None]
         inside = (np.abs(away) <= side).all(0)
         difference = (sampler.batch([index])[0][0, 0] - tiles[index][0][0]).abs()
         assert difference[inside].max() < 1e-3, (maker, index)

@@ -11,17 +11,17 @@ from unet_lib.augment import Draw, TileSampler
 from unet_lib.data import Stacks
 from unet_lib.model import incoming_nodes
 from unet_lib.train import TrainConfig, train_step
-from unet_lib.train.steps import build_network, build_optimiser, seed_step
+from unet_lib.train.steps import build_network, build_optimizer, seed_step
 from unet_lib.weights import weight_map
 
 
 class WholePixels(TileSampler):
-    """Centres between four pixels, so that elasticdeform can make these tiles too."""
+    """Centers between four pixels, so that elasticdeform can make these tiles too."""
 
     def draw(self, index: int) -> Draw:
         drawn = super().draw(index)
         middle = (self.tile - 1) % 2 / 2
-        return drawn._replace(centre=np.floor(drawn.centre) + middle)
+        return drawn._replace(center=np.floor(drawn.center) + middle)
 
 
 def sampler_of(stacks: Stacks, config: TrainConfig, device: str) -> TileSampler:
@@ -68,7 +68,7 @@ class Steps:
         self.device = torch.device(device)
         torch.manual_seed(config.seed)
         self.network = build_network(config, device).to(memory_format=memory_format)
-        self.optimiser = build_optimiser(config, self.network)
+        self.optimizer = build_optimizer(config, self.network)
         self.forward = self.network
         if config.compile:
             self.forward = torch.compile(self.network, dynamic=False)
@@ -77,7 +77,7 @@ class Steps:
         seed_step(self.config, self.taken, self.device)
         self.taken += 1
         precision = self.config.precision
-        return train_step(self.forward, self.optimiser, *next(self.tiles), precision)
+        return train_step(self.forward, self.optimizer, *next(self.tiles), precision)
 
     def losses(self, count: int) -> list[float]:
         """Of the next steps, without drop-out.

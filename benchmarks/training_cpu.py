@@ -79,7 +79,7 @@ def bare(steps: Steps):
     gradient = torch.ones_like(steps.network(image).detach())
 
     def call():
-        steps.optimiser.zero_grad()
+        steps.optimizer.zero_grad()
         steps.network(image).backward(gradient)
 
     return call

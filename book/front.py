@@ -63,7 +63,7 @@ def trained() -> str:
     for one in read_table(results / "experiments.toml"):
         done = state(one, results / "none", results) == "recorded"
         asked = one.config
-        kinds[done].add((-asked.base_channels, asked.optimiser, asked.steps))
+        kinds[done].add((-asked.base_channels, asked.optimizer, asked.steps))
     lines = [
         f"**Trained so far:** {listed(kinds[True])}.",
         f"**Not trained yet:** {listed(kinds[False] - kinds[True])}.",
@@ -76,12 +76,12 @@ def trained() -> str:
 def listed(kinds: set[tuple[int, str, int]]) -> str:
     """Channels, optimizers and steps in words, the widest first."""
     found: dict[tuple[int, str], list[str]] = {}
-    for channels, optimiser, steps in sorted(kinds):
-        found.setdefault((-channels, optimiser), []).append(f"{steps:,}")
+    for channels, optimizer, steps in sorted(kinds):
+        found.setdefault((-channels, optimizer), []).append(f"{steps:,}")
     names = {"adam": "Adam", "sgd": "SGD"}
     return "; ".join(
-        f"{channels} channels with {names[optimiser]}, {' and '.join(steps)} steps"
-        for (channels, optimiser), steps in found.items()
+        f"{channels} channels with {names[optimizer]}, {' and '.join(steps)} steps"
+        for (channels, optimizer), steps in found.items()
     )
 
 

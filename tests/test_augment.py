@@ -47,11 +47,11 @@ def sampler(images, labels, weights, tile=32, output=20, **options):
 
 
 def fixed(tiles, monkeypatch, **changes):
-    """Let the sampler draw just this: a slice's centre moved by nothing else."""
+    """Let the sampler draw just this: a slice's center moved by nothing else."""
     height, width = tiles.maps.shape[2:]
     draw = augment.Draw(
         slice=0,
-        centre=np.array([(height - 1) / 2, (width - 1) / 2]),
+        center=np.array([(height - 1) / 2, (width - 1) / 2]),
         matrix=np.eye(2),
         grid=np.zeros((2, 3, 3)),
         contrast=1.0,
@@ -180,7 +180,7 @@ def test_an_image_of_labels_deforms_as_labels(seed, sigma):
     as_labels = deform(labels, grid, "nearest")
     as_image = deform(labels, grid)
     assert set(as_labels.unique().tolist()) <= {0.0, 1.0}
-    # The bilinear mixture of the four neighbours is rounded by the nearest one
+    # The bilinear mixture of the four neighbors is rounded by the nearest one
     # wherever they agree.
     sure = (as_image < 1e-4) | (as_image > 1 - 1e-4)
     assert sure.float().mean() > 0.5
@@ -259,17 +259,17 @@ def test_labels_stay_in_their_set():
 # What a tile is.
 
 
-@pytest.mark.parametrize("centre", [(25, 30), (0, 0), (49, 2), (-30, 200)])
+@pytest.mark.parametrize("center", [(25, 30), (0, 0), (49, 2), (-30, 200)])
 @pytest.mark.parametrize(("tile", "output"), [(33, 21), (91, 1)])
-def test_with_everything_off_a_tile_is_a_crop(monkeypatch, centre, tile, output):
+def test_with_everything_off_a_tile_is_a_crop(monkeypatch, center, tile, output):
     images, labels, weights = stack()
     tiles = sampler(images, labels, weights, tile, output, augmentation=NOTHING)
-    image, label, weight = fixed(tiles, monkeypatch, slice=1, centre=np.array(centre))
+    image, label, weight = fixed(tiles, monkeypatch, slice=1, center=np.array(center))
 
     def crop(whole, size):
         margin = 400
         padded = np.pad(whole[1], margin, mode="reflect")
-        top, left = (margin + c - size // 2 for c in centre)
+        top, left = (margin + c - size // 2 for c in center)
         return padded[top : top + size, left : left + size]
 
     np.testing.assert_allclose(image[0, 0], crop(images, tile), atol=1e-4)
@@ -311,7 +311,7 @@ def test_one_resampling_is_deformation_after_rotation(monkeypatch):
     places = np.linspace(0, 2, 36)
     places = np.meshgrid(places, places, indexing="ij")
     coordinates = [
-        draw.centre[axis]
+        draw.center[axis]
         + draw.matrix[axis, 0] * rows
         + draw.matrix[axis, 1] * columns
         + map_coordinates(draw.grid[axis], places, order=3, mode="mirror")
@@ -399,11 +399,11 @@ def test_draws_have_the_papers_spread():
     assert grids.std() == pytest.approx(10, rel=0.03)
     assert abs(grids.mean()) < 0.3
     assert {draw.slice for draw in draws} == {0, 1, 2, 3}
-    centres = np.array([draw.centre for draw in draws])
-    assert (centres >= 0).all()
-    assert (centres <= [49, 59]).all()
-    assert centres.min(0) == pytest.approx([0, 0], abs=1)
-    assert centres.max(0) == pytest.approx([49, 59], abs=1)
+    centers = np.array([draw.center for draw in draws])
+    assert (centers >= 0).all()
+    assert (centers <= [49, 59]).all()
+    assert centers.min(0) == pytest.approx([0, 0], abs=1)
+    assert centers.max(0) == pytest.approx([49, 59], abs=1)
     matrices = np.array([draw.matrix for draw in draws])
     np.testing.assert_allclose(
         matrices @ matrices.transpose(0, 2, 1),
@@ -469,9 +469,9 @@ def test_pixels_are_drawn_alike_whatever_the_size_of_their_slice():
     share = 30 * 36 / (30 * 36 + 61 * 72)
     assert np.mean([d.slice == 0 for d in draws]) == pytest.approx(share, abs=0.02)
     for number, size in enumerate([(30, 36), (61, 72)]):
-        centres = np.array([d.centre for d in draws if d.slice == number])
-        assert centres.min(0) == pytest.approx([0, 0], abs=1)
-        assert centres.max(0) == pytest.approx(np.subtract(size, 1), abs=1)
+        centers = np.array([d.center for d in draws if d.slice == number])
+        assert centers.min(0) == pytest.approx([0, 0], abs=1)
+        assert centers.max(0) == pytest.approx(np.subtract(size, 1), abs=1)
 
 
 def test_a_list_of_one_size_is_a_stack():

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from test_book import PAGES
 from test_language import DONE
-from test_plot import Elements, grey, slider, sliders
+from test_plot import Elements, gray, slider, sliders
 
 from unet_lib import plot
 
@@ -179,7 +179,7 @@ def test_inline_code_is_not_broken_on_a_desktop(desktop):
 
 # By the rules of WCAG 2, levels A and AA.
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
-# Of the coloured words of the code one of each kind is left: a page has thousands.
+# Of the colored words of the code one of each kind is left: a page has thousands.
 ONE_OF_A_KIND = """() => {
   const seen = new Set();
   document.querySelectorAll("pre span").forEach(word => {
@@ -206,8 +206,8 @@ def faults(page, rules):
 
 def brightness(page):
     """Of the page's paper, from 0 to 255."""
-    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", color)[:3])) / 3
 
 
 def test_a_page_is_accessible(desktop):
@@ -327,8 +327,8 @@ def test_next_and_previous_lead_through_the_book(browser, site):
 
 
 def test_two_sliders_move_and_the_same_slider_twice_moves_apart(browser):
-    one = slider(grey, {"x": [0.1, 0.9]}, start={"x": 0.9})
-    two = slider(lambda a, b: grey((3 * a + b) / 9), {"a": [1, 2], "b": [1, 2, 3]})
+    one = slider(gray, {"x": [0.1, 0.9]}, start={"x": 0.9})
+    two = slider(lambda a, b: gray((3 * a + b) / 9), {"a": [1, 2], "b": [1, 2, 3]})
     page = browser.new_page()
     page.set_content(f"{one}{two}{one}")
     first, second, again = page.locator("[data-explore]").all()
@@ -360,9 +360,9 @@ def test_buttons_text_and_divider(browser):
     values = {"side": ["left", "right"], "x": [0, 1]}
     notes = [f"<b>note {number}</b>" for number in range(4)]
     moving = slider(
-        lambda side, x: grey(("r" in side) / 2 + x / 4), values, notes=notes
+        lambda side, x: gray(("r" in side) / 2 + x / 4), values, notes=notes
     )
-    pictures = [plot._pixels(grey(value), 64) for value in (0.2, 0.8)]
+    pictures = [plot._pixels(gray(value), 64) for value in (0.2, 0.8)]
     page = browser.new_page()
     page.set_content(
         moving + sliders.divider(pictures, ("before", "after"), "A square", 400)

@@ -103,15 +103,15 @@ def test_the_loop_to_keep_trains_as_fit(monkeypatch):
     few = box["images"][:1], box["labels"][:1]
     network = {"base_channels": 2, "depth": 2, "dropout": 0.0}
     sampler = TileSampler(*few, weights.weight_map(few[1]), 60, 20)
-    for optimiser in ("sgd", "adam"):
+    for optimizer in ("sgd", "adam"):
         torch.manual_seed(0)
         ours = UNet(**network)
         made = torch.optim.SGD(ours.parameters(), 1e-3, momentum=0.99)
-        if optimiser == "adam":
+        if optimizer == "adam":
             made = torch.optim.Adam(ours.parameters(), 1e-3)
         losses = box["train"](ours, sampler, made, steps=4)
         config = TrainConfig(
-            **network, tile=60, optimiser=optimiser, steps=4, device="cpu"
+            **network, tile=60, optimizer=optimizer, steps=4, device="cpu"
         )
         run = fit(config, *few, progress=False)
         assert run.history[-1]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)

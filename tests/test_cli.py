@@ -252,7 +252,7 @@ OTHERS = {
     "sigma": 4.0,
     "tile": 28,
     "batch": 2,
-    "optimiser": "adam",
+    "optimizer": "adam",
     "momentum": 0.5,
     "learning_rate": 0.002,
     "schedule": "constant",
@@ -843,8 +843,8 @@ def test_experiments_refuses(arguments, code, message, table, capsys):
 def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
     network = UNet(base_channels=2, depth=1).to(memory_format=torch.channels_last)
     save_network(network, tmp_path / "network.safetensors")
-    grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "in.tif", grey)
+    gray = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", gray)
     arguments = [str(tmp_path / name) for name in ("network.safetensors", "in.tif")]
     output = tmp_path / "out.tif"
     assert cli.main(["predict", *arguments, str(output)]) == 0
@@ -853,7 +853,7 @@ def test_predict_writes_a_stack_that_imagej_reads(shape, tmp_path, capsys):
         assert file.series[0].axes == "ZYX"[-len(shape) :]
         written = file.asarray()
     assert written.dtype == np.float32
-    np.testing.assert_array_equal(written, predict(network, grey / np.float32(255)))
+    np.testing.assert_array_equal(written, predict(network, gray / np.float32(255)))
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [
         ".safetensors",
         ".tif",
@@ -886,7 +886,7 @@ def test_predict_takes_channels_and_gives_classes(versions, shape, axes, tmp_pat
     ("pixels", "message"),
     [(np.full((8, 8), 200.0, np.float32), "from 0 to 1"), (None, "not a TIFF")],
 )
-def test_predict_refuses_what_is_no_grey_image(pixels, message, tmp_path, capsys):
+def test_predict_refuses_what_is_no_gray_image(pixels, message, tmp_path, capsys):
     save_network(UNet(base_channels=1, depth=1), tmp_path / "network.safetensors")
     source = tmp_path / "in.tif"
     if pixels is None:
@@ -960,8 +960,8 @@ def test_predict_takes_a_device_tiles_and_an_old_output(tmp_path, monkeypatch, c
     ("options", "expected"),
     [
         (["--channel", "2"], lambda colors: colors[..., 1] / 255),
-        (["--grey"], lambda colors: colors @ [0.299, 0.587, 0.114] / 255),
-        (["--grey", "--range", "50", "150"], lambda colors: gray_between(colors)),
+        (["--gray"], lambda colors: colors @ [0.299, 0.587, 0.114] / 255),
+        (["--gray", "--range", "50", "150"], lambda colors: gray_between(colors)),
         (["--channel", "1", "--range", "auto"], lambda colors: between(colors)),
     ],
 )
@@ -977,7 +977,7 @@ def test_predict_takes_gray_values_as_told(
     assert cli.main(command) == 1
     said = capsys.readouterr().err
     assert "--channel" in said
-    assert "--grey" in said
+    assert "--gray" in said
     assert cli.main([*command, *options]) == 0
     np.testing.assert_allclose(
         tifffile.imread("out.tif"), expected(colors), rtol=0, atol=1e-6

@@ -760,12 +760,12 @@ def test_real_stacks():
         pytest.skip(f"{data.VARIABLE} names no folder with the ISBI 2012 stacks")
     stacks = data.load_isbi2012()
     assert stacks.train_images.shape == stacks.test_images.shape == (30, 512, 512)
-    grey = 255 * stacks.train_images.astype(np.float64)
-    assert grey.mean() == pytest.approx(126.1632, abs=1e-4)
-    assert grey.std() == pytest.approx(44.0219, abs=1e-4)
-    grey = 255 * stacks.test_images.astype(np.float64)
-    assert grey.mean() == pytest.approx(127.3964, abs=1e-4)
-    assert grey.std() == pytest.approx(45.3037, abs=1e-4)
+    gray = 255 * stacks.train_images.astype(np.float64)
+    assert gray.mean() == pytest.approx(126.1632, abs=1e-4)
+    assert gray.std() == pytest.approx(44.0219, abs=1e-4)
+    gray = 255 * stacks.test_images.astype(np.float64)
+    assert gray.mean() == pytest.approx(127.3964, abs=1e-4)
+    assert gray.std() == pytest.approx(45.3037, abs=1e-4)
     assert (stacks.train_labels == 0).mean() == pytest.approx(0.21963, abs=5e-6)
     assert set(np.unique(stacks.train_labels)) == {0, 1}
 

@@ -151,9 +151,9 @@ def test_a_gradient_of_unknown_pixels_is_none(monkeypatch):
     labels = np.where(IMAGES > 0.5, -1, LABELS.astype(int))
     step, seen = steps.train_step, []
 
-    def spy(network, optimiser, image, label, weight, *rest):
+    def spy(network, optimizer, image, label, weight, *rest):
         seen.append(float((weight == 0).float().mean()))
-        return step(network, optimiser, image, label, weight, *rest)
+        return step(network, optimizer, image, label, weight, *rest)
 
     monkeypatch.setattr(steps, "train_step", spy)
     run(labels=labels, weighting="none")

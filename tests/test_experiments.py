@@ -252,12 +252,12 @@ def test_each_variant_of_the_books_table_changes_what_its_name_says():
 def test_each_scale_of_the_books_table_is_what_its_name_says():
     runs = read_table(REAL)
     for one in runs:
-        width, optimiser, steps = one.scale.split("-")
+        width, optimizer, steps = one.scale.split("-")
         channels = {"full": 64, "half": 32, "quarter": 16}[width]
         if one.variant.endswith("-channels"):
             channels = int(one.variant.partition("-")[0])
         assert one.config.base_channels == channels
-        assert one.config.optimiser == optimiser
+        assert one.config.optimizer == optimizer
         assert one.config.steps == int(steps)
         # In steps, an average reaches back 1 / (1 - decay): as far in parts of the run.
         if one.variant == "best":
@@ -382,8 +382,8 @@ def test_the_test_stack_is_predicted(made):
 
 def test_a_test_stack_with_labels_is_scored_in_one_way(made, tmp_path):
     name = "tiny/wide/0-3"
-    labelled = dataclasses.replace(STACKS, test_labels=TEST_LABELS)
-    make(tmp_path, name, labelled)
+    labeled = dataclasses.replace(STACKS, test_labels=TEST_LABELS)
+    make(tmp_path, name, labeled)
     record = record_of(tmp_path, name)
     assert list(record["scores"]) == ["8"]
     probabilities = read_tiff(tmp_path / "work" / name / "test-probabilities.tif")

@@ -23,12 +23,12 @@ from unet_lib.data.images import (
 )
 
 RANDOM = np.random.default_rng(0)
-GREY = RANDOM.integers(0, 256, (24, 30)).astype(np.uint8)
+GRAY = RANDOM.integers(0, 256, (24, 30)).astype(np.uint8)
 STACK = RANDOM.integers(0, 256, (5, 24, 30)).astype(np.uint8)
 COLORS = RANDOM.integers(0, 256, (24, 30, 3)).astype(np.uint8)
-CELL = (GREY > 100).astype(np.uint8)
-SCALED = GREY / np.float32(255)
-FROM_23 = GREY.clip(23, 229).astype(np.float32)  # of 0 to 255
+CELL = (GRAY > 100).astype(np.uint8)
+SCALED = GRAY / np.float32(255)
+FROM_23 = GRAY.clip(23, 229).astype(np.float32)  # of 0 to 255
 
 
 @pytest.fixture
@@ -51,39 +51,39 @@ def follow(message):
 # Every way to write one gray picture ---------------------------------------------
 
 SAME = {
-    "tiff": lambda p: tifffile.imwrite(p, GREY),
-    "fiji": lambda p: tifffile.imwrite(p, GREY, imagej=True),
-    "ome": lambda p: tifffile.imwrite(p, GREY, ome=True),
+    "tiff": lambda p: tifffile.imwrite(p, GRAY),
+    "fiji": lambda p: tifffile.imwrite(p, GRAY, imagej=True),
+    "ome": lambda p: tifffile.imwrite(p, GRAY, ome=True),
     "white is zero": lambda p: tifffile.imwrite(
-        p, 255 - GREY, photometric="miniswhite"
+        p, 255 - GRAY, photometric="miniswhite"
     ),
-    "16 bits": lambda p: tifffile.imwrite(p, GREY.astype(np.uint16) * 257),
-    "32 bits": lambda p: tifffile.imwrite(p, GREY.astype(np.uint32) * 16843009),
+    "16 bits": lambda p: tifffile.imwrite(p, GRAY.astype(np.uint16) * 257),
+    "32 bits": lambda p: tifffile.imwrite(p, GRAY.astype(np.uint32) * 16843009),
     "float": lambda p: tifffile.imwrite(p, SCALED),
-    "double": lambda p: tifffile.imwrite(p, GREY / 255),
-    "upside down": lambda p: tifffile.imwrite(p, GREY[::-1], **tag(274, "H", 4)),
-    "on its side": lambda p: tifffile.imwrite(p, GREY.T, **tag(274, "H", 5)),
-    "png": lambda p: Image.fromarray(GREY).save(p, "png"),
-    "gray and alpha": lambda p: Image.fromarray(GREY).convert("LA").save(p, "png"),
-    "tiff with alpha": lambda p: Image.fromarray(GREY).convert("LA").save(p, "tiff"),
-    "gray palette": lambda p: Image.fromarray(GREY).convert("P").save(p, "png"),
-    "tiff palette": lambda p: Image.fromarray(GREY).convert("P").save(p, "tiff"),
-    "png of 16 bits": lambda p: Image.fromarray(GREY.astype(np.uint16) * 257).save(
+    "double": lambda p: tifffile.imwrite(p, GRAY / 255),
+    "upside down": lambda p: tifffile.imwrite(p, GRAY[::-1], **tag(274, "H", 4)),
+    "on its side": lambda p: tifffile.imwrite(p, GRAY.T, **tag(274, "H", 5)),
+    "png": lambda p: Image.fromarray(GRAY).save(p, "png"),
+    "gray and alpha": lambda p: Image.fromarray(GRAY).convert("LA").save(p, "png"),
+    "tiff with alpha": lambda p: Image.fromarray(GRAY).convert("LA").save(p, "tiff"),
+    "gray palette": lambda p: Image.fromarray(GRAY).convert("P").save(p, "png"),
+    "tiff palette": lambda p: Image.fromarray(GRAY).convert("P").save(p, "tiff"),
+    "png of 16 bits": lambda p: Image.fromarray(GRAY.astype(np.uint16) * 257).save(
         p, "png"
     ),
-    "page by Pillow": lambda p: Image.fromarray(GREY).save(p, "tiff"),
+    "page by Pillow": lambda p: Image.fromarray(GRAY).save(p, "tiff"),
 }
 COLORED = {
-    "rgb": lambda p: Image.fromarray(GREY).convert("RGB").save(p, "tiff"),
-    "rgba": lambda p: Image.fromarray(GREY).convert("RGBA").save(p, "tiff"),
+    "rgb": lambda p: Image.fromarray(GRAY).convert("RGB").save(p, "tiff"),
+    "rgba": lambda p: Image.fromarray(GRAY).convert("RGBA").save(p, "tiff"),
     "planar": lambda p: tifffile.imwrite(
-        p, np.stack([GREY] * 3), photometric="rgb", planarconfig="separate"
+        p, np.stack([GRAY] * 3), photometric="rgb", planarconfig="separate"
     ),
-    "fiji": lambda p: tifffile.imwrite(p, np.stack([GREY] * 3, -1), imagej=True),
+    "fiji": lambda p: tifffile.imwrite(p, np.stack([GRAY] * 3, -1), imagej=True),
     "ome": lambda p: tifffile.imwrite(
-        p, np.stack([GREY] * 3, -1), ome=True, photometric="rgb"
+        p, np.stack([GRAY] * 3, -1), ome=True, photometric="rgb"
     ),
-    "png": lambda p: Image.fromarray(GREY).convert("RGBA").save(p, "png"),
+    "png": lambda p: Image.fromarray(GRAY).convert("RGBA").save(p, "png"),
 }
 
 
@@ -100,7 +100,7 @@ def test_one_picture_in_many_files(kind, path):
 
 
 @pytest.mark.parametrize("kind", COLORED)
-def test_a_grey_picture_stored_as_colors(kind, path):
+def test_a_gray_picture_stored_as_colors(kind, path):
     COLORED[kind](path)
     images = read_images(path)
     assert images.pixels.shape == (1, 3, 24, 30)
@@ -108,7 +108,7 @@ def test_a_grey_picture_stored_as_colors(kind, path):
     np.testing.assert_array_equal(images.for_channels(3)[0], [SCALED] * 3)
     np.testing.assert_array_equal(read_images(path, channel=2).pixels, SCALED[None])
     np.testing.assert_allclose(
-        read_images(path, grey=True).pixels[0], SCALED, atol=1e-6
+        read_images(path, gray=True).pixels[0], SCALED, atol=1e-6
     )
 
 
@@ -118,20 +118,20 @@ def test_colors_go_to_channels_or_are_refused(path):
     assert (images.axes, images.colors) == ("CYX", True)
     expected = np.moveaxis(COLORS, -1, 0)[None] / np.float32(255)
     np.testing.assert_array_equal(images.for_channels(3), expected)
-    with pytest.raises(ValueError, match=r"3 colors, .*--channel.*--grey") as error:
+    with pytest.raises(ValueError, match=r"3 colors, .*--channel.*--gray") as error:
         images.for_channels(1)
     assert "in.tif" in str(error.value)
     for channel in (1, 2, 3):
         one = read_images(path, channel=channel).for_channels(1)
         np.testing.assert_array_equal(one, expected[:, channel - 1])
     luma = np.asarray(Image.fromarray(COLORS).convert("L"))
-    grey = read_images(path, grey=True).for_channels(1)
-    np.testing.assert_allclose(255 * grey[0], luma, atol=0.6)
+    gray = read_images(path, gray=True).for_channels(1)
+    np.testing.assert_allclose(255 * gray[0], luma, atol=0.6)
     for wrong in (0, 4, 1.5):
         with pytest.raises(ValueError, match="has 3 channels, counted from 1"):
             read_images(path, channel=wrong)
     with pytest.raises(ValueError, match="got both"):
-        read_images(path, channel=1, grey=True)
+        read_images(path, channel=1, gray=True)
 
 
 def test_jpeg(path):
@@ -148,7 +148,7 @@ def test_jpeg(path):
 
 
 def test_a_photograph_is_turned_upright(path):
-    image = Image.fromarray(GREY)
+    image = Image.fromarray(GRAY)
     exif = image.getexif()
     exif[274] = 6
     image.save(path, "png", exif=exif)
@@ -167,7 +167,7 @@ def test_channels_of_a_microscope(count, path):
         read_images(path, channel=2).for_channels(1), stack[1:2] / np.float32(255)
     )
     with pytest.raises(ValueError, match="not red, green and blue"):
-        read_images(path, grey=True)
+        read_images(path, gray=True)
 
 
 def test_samples_of_which_nothing_is_said_are_channels(path):
@@ -236,7 +236,7 @@ def test_unclear_axes(pixels, message, path):
 
 
 def test_transparent_pixels_are_refused(path):
-    clear = np.stack([GREY, np.where(GREY > 9, 255, 0).astype(np.uint8)], -1)
+    clear = np.stack([GRAY, np.where(GRAY > 9, 255, 0).astype(np.uint8)], -1)
     for kind in ("png", "tiff"):
         Image.fromarray(clear, "LA").save(path, kind)
         with pytest.raises(ValueError, match=r"alpha channel.*--channel 1"):
@@ -259,14 +259,14 @@ def test_color_tables(path):
         assert images.colors
         np.testing.assert_allclose(np.moveaxis(images.pixels[0], 0, -1), expected)
     fire = np.stack([np.arange(256), np.zeros(256), np.zeros(256)]).astype(np.uint16)
-    tifffile.imwrite(path, GREY, imagej=True, colormap=fire * 257)
+    tifffile.imwrite(path, GRAY, imagej=True, colormap=fire * 257)
     with pytest.raises(ValueError, match=r"PALETTE.*Lookup Tables > Grays"):
         read_images(path)
 
 
 @pytest.mark.parametrize("photometric", ["separated", "cielab"])
 def test_other_meanings_are_refused_by_name(photometric, path):
-    samples = np.stack([GREY] * (4 if photometric == "separated" else 3), -1)
+    samples = np.stack([GRAY] * (4 if photometric == "separated" else 3), -1)
     tifffile.imwrite(path, samples, photometric=photometric)
     for reader in (read_images, read_labels, read_probabilities):
         with pytest.raises(ValueError, match=f"(?i){photometric}"):
@@ -274,7 +274,7 @@ def test_other_meanings_are_refused_by_name(photometric, path):
 
 
 def test_significant_bits(path):
-    pixels = GREY.astype(np.uint16) * 16
+    pixels = GRAY.astype(np.uint16) * 16
     metadata = {"axes": "YX", "SignificantBits": 12}
     tifffile.imwrite(path, pixels, ome=True, metadata=metadata)
     np.testing.assert_allclose(read_images(path).pixels[0], pixels / 4095, atol=1e-6)
@@ -283,7 +283,7 @@ def test_significant_bits(path):
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_a_png_of_few_bits(bits, path):
     """Pillow stretches them to 8, which would make 85 of a label 1."""
-    values = GREY[:, :24] >> (8 - bits)
+    values = GRAY[:, :24] >> (8 - bits)
     rows = np.unpackbits(values[..., None], axis=-1)[..., -bits:].reshape(24, -1)
     lines = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", 24, 24, bits, 0, 0, 0, 0)
@@ -321,12 +321,12 @@ def test_several_frames_are_not_left_out(path):
 
 def test_signed_images_of_fiji(path):
     """Fiji stores them as unsigned, and says so by a calibration function."""
-    signed = GREY.astype(np.int16) * 50
+    signed = GRAY.astype(np.int16) * 50
     metadata = {"cf": 0, "c0": -32768.0, "c1": 1.0}
     stored = (signed.astype(np.int32) + 32768).astype(np.uint16)
     tifffile.imwrite(path, stored, imagej=True, metadata=metadata)
     np.testing.assert_allclose(read_images(path).pixels[0], signed / 32767, atol=1e-6)
-    tifffile.imwrite(path, GREY, imagej=True, metadata={"cf": 20, "c0": 1.0, "c1": 2.0})
+    tifffile.imwrite(path, GRAY, imagej=True, metadata={"cf": 20, "c0": 1.0, "c1": 2.0})
     with pytest.raises(ValueError, match="calibration function"):
         read_images(path)
 
@@ -366,12 +366,12 @@ def test_pixel_size_goes_through(options, size, unit, path, tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "top"),
     [
-        (GREY.astype(np.uint16), 255),
-        (GREY.astype(np.uint32), 255),
-        (GREY.astype(np.uint16) * 16 + 8, 4095),
-        (GREY.astype(np.int16) * 16, 4095),
-        (GREY.astype(np.uint16) * 64, 16383),
-        (GREY.astype(np.uint64), 255),
+        (GRAY.astype(np.uint16), 255),
+        (GRAY.astype(np.uint32), 255),
+        (GRAY.astype(np.uint16) * 16 + 8, 4095),
+        (GRAY.astype(np.int16) * 16, 4095),
+        (GRAY.astype(np.uint16) * 64, 16383),
+        (GRAY.astype(np.uint64), 255),
     ],
 )
 def test_few_bits_in_a_larger_type_are_said(pixels, top, path):
@@ -391,9 +391,9 @@ def test_few_bits_in_a_larger_type_are_said(pixels, top, path):
 @pytest.mark.parametrize(
     "pixels",
     [
-        GREY.astype(np.int16) - 20,
-        GREY.astype(np.float32),
-        GREY / 3 - 5,
+        GRAY.astype(np.int16) - 20,
+        GRAY.astype(np.float32),
+        GRAY / 3 - 5,
         SCALED * 1.01,
         FROM_23,
     ],
@@ -435,7 +435,7 @@ def test_range_by_percentiles(path):
 
 @pytest.mark.parametrize("wrong", ["all", (1, 1), (2, 1), (0,), (0, np.nan), 5, "01"])
 def test_what_is_not_a_range(wrong, path):
-    tifffile.imwrite(path, GREY)
+    tifffile.imwrite(path, GRAY)
     with pytest.raises(ValueError, match="Expected a value_range of two numbers"):
         read_images(path, value_range=wrong)
 
@@ -487,11 +487,11 @@ def test_a_mask_as_painters_save_it(mode, path):
 
 def test_labels_with_a_color_table(path):
     """As of PASCAL VOC: the numbers are labels, and 0 is black."""
-    image = Image.fromarray(GREY // 100)
+    image = Image.fromarray(GRAY // 100)
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     image.save(path, "png")
     labels = read_labels(path, binary=False)
-    np.testing.assert_array_equal(labels.pixels[0], GREY // 100)
+    np.testing.assert_array_equal(labels.pixels[0], GRAY // 100)
     image.putpalette([255, 255, 255, 0, 0, 0, 0, 128, 0])
     image.save(path, "png")
     with pytest.raises(ValueError, match="not clear which is the background"):
@@ -501,17 +501,17 @@ def test_labels_with_a_color_table(path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.where(GREY < 50, -2, CELL.astype(np.int16)), "pixels labeled -2"),
-        (np.where(GREY < 50, np.nan, CELL).astype(np.float32), "pixels labeled nan"),
+        (np.where(GRAY < 50, -2, CELL.astype(np.int16)), "pixels labeled -2"),
+        (np.where(GRAY < 50, np.nan, CELL).astype(np.float32), "pixels labeled nan"),
         (CELL * np.float32(0.5), r"labeled 0\.5"),
         (
-            np.where(GREY < 50, 255, CELL).astype(np.uint8),
+            np.where(GRAY < 50, 255, CELL).astype(np.uint8),
             r"of 1 and \d+ pixels of 255",
         ),
-        (GREY // 100, r"\d+ pixels of 1 other value, such as 2"),
+        (GRAY // 100, r"\d+ pixels of 1 other value, such as 2"),
         (CELL * np.uint8(128), r"pixels of 1 other value, such as 128"),
         (CELL + np.uint8(1), "such as 2"),
-        (GREY, r"pixels of 2\d\d other values, such as 2"),
+        (GRAY, r"pixels of 2\d\d other values, such as 2"),
     ],
 )
 def test_labels_that_are_not_binary(labels, message, path):
@@ -529,7 +529,7 @@ def test_labels_that_are_not_binary(labels, message, path):
 
 
 def test_minus_one_is_unknown_and_not_binary(path):
-    labels = np.where(GREY < 50, -1, GREY.astype(np.int16))
+    labels = np.where(GRAY < 50, -1, GRAY.astype(np.int16))
     tifffile.imwrite(path, labels)
     np.testing.assert_array_equal(read_labels(path, binary=False).pixels[0], labels)
     with pytest.raises(ValueError, match=r"labeled -1: .* label them first"):
@@ -559,14 +559,14 @@ def test_masks_that_are_not_clear(path):
 
 
 def test_probabilities(path):
-    for stored in (SCALED, GREY, SCALED.astype(np.float64)):
+    for stored in (SCALED, GRAY, SCALED.astype(np.float64)):
         tifffile.imwrite(path, stored)
         np.testing.assert_array_equal(read_probabilities(path).pixels[0], SCALED)
-    Image.fromarray(GREY).convert("RGB").save(path, "png")
+    Image.fromarray(GRAY).convert("RGB").save(path, "png")
     found = read_probabilities(path)
     np.testing.assert_array_equal(found.pixels[0], SCALED)
     assert found.axes == "YX"
-    for wrong in (SCALED * 255, SCALED - 1, CELL, GREY.astype(np.int16) - 1):
+    for wrong in (SCALED * 255, SCALED - 1, CELL, GRAY.astype(np.int16) - 1):
         tifffile.imwrite(path, wrong)
         with pytest.raises(ValueError, match=r"divide a map of 0 to 255 by 255"):
             read_probabilities(path)
@@ -610,7 +610,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
 
 def test_a_folder_of_unlike_sizes_is_a_list(tmp_path):
     for number, size in enumerate((20, 24, 24)):
-        Image.fromarray(GREY[:size]).save(tmp_path / f"{number}.png")
+        Image.fromarray(GRAY[:size]).save(tmp_path / f"{number}.png")
     images = read_images(tmp_path)
     assert [one.shape for one in images.pixels] == [(20, 30), (24, 30), (24, 30)]
     assert images.for_channels(1) is images.pixels
@@ -630,14 +630,14 @@ def test_a_folder_of_unlike_sizes_is_a_list(tmp_path):
 )
 def test_a_gap_in_the_numbers_of_a_folder_is_said(numbers, missing, tmp_path):
     for number in numbers:
-        tifffile.imwrite(tmp_path / f"z{number:04}.tif", GREY)
+        tifffile.imwrite(tmp_path / f"z{number:04}.tif", GRAY)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert len(image_files(tmp_path)) == len(numbers)
     texts = [str(warning.message) for warning in said]
     assert len(texts) == (missing is not None)
     assert all(f" {missing}: " in text for text in texts)
-    tifffile.imwrite(tmp_path / "other.tif", GREY)  # then it is not one numbering
+    tifffile.imwrite(tmp_path / "other.tif", GRAY)  # then it is not one numbering
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image_files(tmp_path)
@@ -658,14 +658,14 @@ def test_one_range_for_a_folder(tmp_path):
         (b"", r"notes\.csv is not .*it is empty"),
         (COLORS, r"a\.tif and .*b\.png differ in their kind of pixels"),
         (
-            GREY.astype(np.uint16),
+            GRAY.astype(np.uint16),
             r"a\.tif and .*b\.png differ.*uint8 of 8 .*uint16 of 16",
         ),
     ],
 )
 def test_folders_that_are_refused(content, message, tmp_path):
     if content is not None:
-        tifffile.imwrite(tmp_path / "a.tif", GREY)
+        tifffile.imwrite(tmp_path / "a.tif", GRAY)
     if isinstance(content, bytes):
         (tmp_path / "notes.csv").write_bytes(content)
     elif content is not None:
@@ -675,8 +675,8 @@ def test_folders_that_are_refused(content, message, tmp_path):
 
 
 def test_a_png_beside_a_tiff_of_the_same_pixels(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY)
-    Image.fromarray(GREY).save(tmp_path / "b.png")
+    tifffile.imwrite(tmp_path / "a.tif", GRAY)
+    Image.fromarray(GRAY).save(tmp_path / "b.png")
     images = read_images(tmp_path)
     np.testing.assert_array_equal(images.pixels[0], images.pixels[1])
 
@@ -693,7 +693,7 @@ def test_a_folder_of_a_set_of_files(tmp_path):
 def test_a_home_folder_by_its_sign(path, monkeypatch):
     monkeypatch.setenv("HOME", str(path.parent))
     monkeypatch.setenv("USERPROFILE", str(path.parent))
-    tifffile.imwrite(path, GREY)
+    tifffile.imwrite(path, GRAY)
     np.testing.assert_array_equal(read_images("~/in.tif").pixels[0], SCALED)
 
 
@@ -719,7 +719,7 @@ def test_damaged_files_are_read_or_refused_by_name(name):
 def test_pictures_that_are_cut(mode, kind, path):
     if (mode, kind) == ("P", "jpeg"):
         pytest.skip("JPEG has no color tables")
-    whole = fuzz_files.picture(GREY, kind, mode)
+    whole = fuzz_files.picture(GRAY, kind, mode)
     for tenth in range(10):
         path.write_bytes(whole[: len(whole) * tenth // 10])
         with pytest.raises(ValueError, match=r"in\.tif"):
@@ -727,7 +727,7 @@ def test_pictures_that_are_cut(mode, kind, path):
 
 
 def test_a_picture_that_promises_gigabytes(path):
-    data = bytearray(fuzz_files.picture(GREY, "png"))
+    data = bytearray(fuzz_files.picture(GRAY, "png"))
     data[16:24] = (12_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)

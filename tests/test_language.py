@@ -31,12 +31,10 @@ WORDS = """
     by little\\b; \\bstands? on\\b; a plane a cell; soft-max;
     (?<!there )\\b(is|are) no (?!longer|larger)[a-z]+; drop-out; cares? for;
     asks for its device; what is called; learnt by heart; shortly trained;
-    \\bpen\\b; right pixels; \\blet expect\\b;
-    # British spelling, in text
-    \\bgrey\\b; \\bcolours?\\b; \\bneighbour; \\bnanometres?\\b; \\blabell(ed|ing)\\b
+    \\bpen\\b; right pixels; \\blet expect\\b
 """
 AVOID = re.compile(
-    "|".join(f"(?:{word.strip()})" for word in re.sub("#.*", "", WORDS).split(";")),
+    "|".join(f"(?:{word.strip()})" for word in WORDS.split(";")),
     re.IGNORECASE,
 )
 CODE = re.compile(
@@ -61,6 +59,27 @@ def test_words_to_avoid(path):
     text = " ".join(prose(path).split())
     found = [text[max(0, m.start() - 30) : m.end() + 30] for m in AVOID.finditer(text)]
     assert found == []
+
+
+BRITISH = re.compile(
+    r"colour|grey(?!_dilation|_erosion)|metres?\b|neighbour|centre|labell|favour"
+    r"|behaviour|(?:initial|normal|optim|organ|recogn|visual)is(?!m|t)",
+    re.IGNORECASE,
+)
+FOLDERS = ("unet_lib", "book", "tests", "benchmarks")
+WRITTEN = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+WRITTEN += [*ROOT.glob("*.md"), *ROOT.glob("book/*.md"), *ROOT.glob("results/*.toml")]
+
+
+def test_spelling_is_american_in_names_too():
+    """A reader who has typed `optimizer` and `color` all day types them here too."""
+    found = {
+        f"{path.name}: {word}"
+        for path in WRITTEN
+        if path != Path(__file__)
+        for word in BRITISH.findall(path.read_text("utf-8"))
+    }
+    assert found == set()
 
 
 # The main line: what stands open on the page, outside of boxes that are folded and of

@@ -18,7 +18,7 @@ from unet_lib import networks
 from unet_lib.model import (
     UNet,
     check_batch_norm,
-    initialise,
+    initialize,
     input_size,
     move_to,
     output_size,
@@ -117,7 +117,7 @@ def test_forward_equals_functional_calls(depth, channels, classes, padding):
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_batch_normalisation_stands_before_each_relu(depth, padding):
+def test_batch_normalization_stands_before_each_relu(depth, padding):
     network = small(depth=depth, padding=padding, batch_norm=True, dropout=0.0)
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(layers) == 2 * (2 * depth + 1)
@@ -248,7 +248,7 @@ def test_initial_weights():
         values = [layer.weight.detach().clone()]
         # The small layers have too few weights to tell 2 %: draw them anew.
         while sum(map(torch.Tensor.numel, values)) < 40_000:
-            initialise(layer)
+            initialize(layer)
             values.append(layer.weight.detach().clone())
         values = torch.cat([v.flatten() for v in values]).double()
         assert values.std() == pytest.approx(math.sqrt(2 / nodes), rel=0.02)
@@ -511,7 +511,7 @@ def test_statistics_are_saved_and_loaded(tmp_path, dtype):
             assert torch.equal(found, tensor.to(stored[name]).float())
 
 
-def test_a_file_from_before_batch_normalisation_is_loaded(tmp_path):
+def test_a_file_from_before_batch_normalization_is_loaded(tmp_path):
     path = tmp_path / "network.safetensors"
     network = UNet(base_channels=1, depth=1)
     arguments = {k: v for k, v in network.arguments.items() if k != "batch_norm"}

@@ -303,7 +303,7 @@ def test_a_stopped_command_goes_on(here, monkeypatch, capsys):
         (["in.zarr", "in.zarr", "--overwrite"], "is the input and would be lost"),
         (["in.zarr", "out.zarr", "--versions", "8"], "--versions are for images in"),
         (["in.zarr", "out.zarr", "--tile", "44"], "--tile and --versions"),
-        (["in.zarr", "out.zarr", "--grey"], "not colors that --grey"),
+        (["in.zarr", "out.zarr", "--gray"], "not colors that --gray"),
         (["in.zarr", "old.zarr"], "old.zarr exists: give another name"),
         (["in.zarr", "old.zarr", "--overwrite"], "is not a Zarr folder"),
         (["in.zarr", "network.safetensors/out.zarr"], "is not a folder"),

@@ -74,7 +74,7 @@ def test_the_python_to_keep_gives_the_numbers_of_the_commands(here):
         augmentation=Augmentation(deformation=3, rotation=False),
         tile=108,
         steps=2,
-        optimiser="adam",
+        optimizer="adam",
         learning_rate=0.01,
     )
     network = box["learn"](config, "train", "again")

@@ -71,10 +71,10 @@ def spy(self, tiles):
     noted["seeds"].append(torch.initial_seed())
     return batch(self, tiles)
 
-def keep(optimiser, *rest):
+def keep(optimizer, *rest):
     path = here / f"gradients{rank}.safetensors"
     if not path.exists():
-        parameters = optimiser.param_groups[0]["params"]
+        parameters = optimizer.param_groups[0]["params"]
         save_file({str(n): p.grad.contiguous() for n, p in enumerate(parameters)}, path)
 
 TileSampler.batch = spy
@@ -114,8 +114,8 @@ def both(tmp_path_factory):
     (here / "script.py").write_text(SCRIPT)
     gradients = []
 
-    def keep(optimiser, *rest):
-        parameters = optimiser.param_groups[0]["params"]
+    def keep(optimizer, *rest):
+        parameters = optimizer.param_groups[0]["params"]
         gradients.append([p.grad.clone() for p in parameters])
 
     hook = register_optimizer_step_pre_hook(keep)

@@ -22,10 +22,10 @@ from unet_lib import plot
 from unet_lib.plot import slider as sliders
 
 BINARY = arrays.arrays(np.uint8, (12, 12), elements=st.integers(0, 1))
-GREYS = arrays.arrays(np.float32, (12, 12), elements=st.floats(0, 1, width=32))
+GRAYS = arrays.arrays(np.float32, (12, 12), elements=st.floats(0, 1, width=32))
 
 
-def grey(value):
+def gray(value):
     return np.full((8, 8), value, dtype=np.float32)
 
 
@@ -66,14 +66,14 @@ class Elements(HTMLParser):
 # Overlays
 
 
-@given(image=GREYS, mask=BINARY, alpha=st.floats(0, 1))
+@given(image=GRAYS, mask=BINARY, alpha=st.floats(0, 1))
 def test_overlay_tints_the_mask_and_leaves_the_rest(image, mask, alpha):
     tinted = plot.overlay(image, mask, "membrane", alpha)
     assert tinted.shape == (12, 12, 3)
     assert tinted.dtype == np.float32
     assert tinted.min() >= 0
     assert tinted.max() <= 1
-    rgb = np.array(matplotlib.colors.to_rgb(plot.COLOURS["membrane"]))
+    rgb = np.array(matplotlib.colors.to_rgb(plot.COLORS["membrane"]))
     for row, column in np.ndindex(12, 12):
         before = image[row, column]
         if mask[row, column]:
@@ -84,30 +84,30 @@ def test_overlay_tints_the_mask_and_leaves_the_rest(image, mask, alpha):
 
 
 def test_overlay_labels_goes_from_the_image_to_the_cells():
-    image, labels = grey(0.25), np.eye(8, dtype=np.uint8)
+    image, labels = gray(0.25), np.eye(8, dtype=np.uint8)
     assert (plot.overlay_labels(image, labels, alpha=0) == 0.25).all()
     np.testing.assert_array_equal(
-        plot.overlay_labels(image, labels, alpha=1), plot.colour_cells(labels)
+        plot.overlay_labels(image, labels, alpha=1), plot.color_cells(labels)
     )
 
 
 # Cells
 
 
-def check_colours(cells, colours):
+def check_colors(cells, colors):
     """Compare pixel by pixel, the slow way."""
     names = np.unique(cells[cells > 0])
     places = {name: np.argwhere(cells == name) for name in names}
     for name in names:
-        assert len(np.unique(colours[cells == name], axis=0)) == 1
-        assert colours[cells == name].max() > 0.3  # membrane is darker
+        assert len(np.unique(colors[cells == name], axis=0)) == 1
+        assert colors[cells == name].max() > 0.3  # membrane is darker
     for first in names:
         for second in names[names > first]:
             apart = places[first][:, None] - places[second][None]
-            if np.sqrt((apart**2).sum(axis=2)).min() <= plot.NEIGHBOUR_REACH:
+            if np.sqrt((apart**2).sum(axis=2)).min() <= plot.NEIGHBOR_REACH:
                 one, other = tuple(places[first][0]), tuple(places[second][0])
-                assert (colours[one] != colours[other]).any()
-    assert (colours[cells == 0] == np.float32(0.1)).all()
+                assert (colors[one] != colors[other]).any()
+    assert (colors[cells == 0] == np.float32(0.1)).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -115,25 +115,25 @@ def check_colours(cells, colours):
     labels=arrays.arrays(np.uint8, (14, 25), elements=st.integers(0, 1)),
     seed=st.integers(0, 9),
 )
-def test_neighbouring_cells_differ(labels, seed):
-    colours = plot.colour_cells(labels, seed)
-    assert colours.dtype == np.float32
-    assert colours.min() >= 0
-    assert colours.max() <= 1
-    check_colours(label_parts(labels, connectivity=1), colours)
+def test_neighboring_cells_differ(labels, seed):
+    colors = plot.color_cells(labels, seed)
+    assert colors.dtype == np.float32
+    assert colors.min() >= 0
+    assert colors.max() <= 1
+    check_colors(label_parts(labels, connectivity=1), colors)
 
 
 @settings(max_examples=25, deadline=None)
 @given(cells=arrays.arrays(np.int32, (10, 25), elements=st.sampled_from([0, 2, 5, 9])))
 def test_numbered_cells_differ_where_they_touch(cells):
-    check_colours(cells, plot.colour_cells(cells))
+    check_colors(cells, plot.color_cells(cells))
 
 
-def test_the_seed_fixes_the_colours():
+def test_the_seed_fixes_the_colors():
     labels = np.random.default_rng(0).integers(0, 2, (40, 40))
-    first = plot.colour_cells(labels, seed=3)
-    np.testing.assert_array_equal(first, plot.colour_cells(labels, seed=3))
-    assert (first != plot.colour_cells(labels, seed=4)).any()
+    first = plot.color_cells(labels, seed=3)
+    np.testing.assert_array_equal(first, plot.color_cells(labels, seed=3))
+    assert (first != plot.color_cells(labels, seed=4)).any()
 
 
 def halves(row, height=60, width=60):
@@ -145,7 +145,7 @@ def halves(row, height=60, width=60):
 
 def test_a_cell_keeps_its_color_from_slice_to_slice():
     stack = [halves(column) for column in (20, 24, 28, 24)]
-    drawn = plot.colour_stack(stack)
+    drawn = plot.color_stack(stack)
     assert drawn.shape == (4, 60, 60, 3)
     for picture in drawn:
         assert (picture[0, 0] == drawn[0, 0, 0]).all()
@@ -155,12 +155,12 @@ def test_a_cell_keeps_its_color_from_slice_to_slice():
 
 def test_of_a_split_cell_the_larger_part_keeps_the_color():
     whole = np.ones((60, 60), dtype=np.uint8)
-    drawn = plot.colour_cells(whole)
-    parts = plot.colour_cells(halves(20), like=drawn)
+    drawn = plot.color_cells(whole)
+    parts = plot.color_cells(halves(20), like=drawn)
     assert (parts[0, -1] == drawn[0, 0]).all()
     assert (parts[0, 0] != drawn[0, 0]).any()
     # And of merged cells the larger gives its color to the whole.
-    merged = plot.colour_cells(whole, seed=5, like=parts)
+    merged = plot.color_cells(whole, seed=5, like=parts)
     assert (merged == parts[0, -1]).all()
 
 
@@ -170,20 +170,20 @@ def test_of_a_split_cell_the_larger_part_keeps_the_color():
     seed=st.integers(0, 9),
 )
 def test_neighbors_differ_whatever_colors_they_claim(labels, seed):
-    _, second = plot.colour_stack(labels, seed)
-    check_colours(label_parts(labels[1], connectivity=1), second)
+    _, second = plot.color_stack(labels, seed)
+    check_colors(label_parts(labels[1], connectivity=1), second)
 
 
 def test_each_role_has_a_color_of_its_own():
-    colours = list(plot.COLOURS.values())
-    assert len(set(colours)) == len(colours)
+    colors = list(plot.COLORS.values())
+    assert len(set(colors)) == len(colors)
 
 
 # Figures
 
 
 def test_show_images_draws_each_in_the_fixed_range():
-    images = [grey(0.2), grey(0.7), np.zeros((8, 8, 3)), np.ones((8, 8), dtype=bool)]
+    images = [gray(0.2), gray(0.7), np.zeros((8, 8, 3)), np.ones((8, 8), dtype=bool)]
     figure = plot.show_images(images, ["a", "b", "c", "d"], columns=3)
     drawn = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in drawn] == ["a", "b", "c", "d"]
@@ -195,20 +195,20 @@ def test_show_images_draws_each_in_the_fixed_range():
     assert not plt.get_fignums()  # else a notebook shows it twice
 
 
-def test_show_images_draws_the_greys_it_is_given():
-    figure = plot.show_images([grey(0.0), grey(0.5), grey(1.0)])
+def test_show_images_draws_the_grays_it_is_given():
+    figure = plot.show_images([gray(0.0), gray(0.5), gray(1.0)])
     pixels = plot._pixels(figure, 300)
     middle = pixels.shape[0] // 2
     assert abs(pixels[middle, [100, 300, 500], 0] - np.array([0, 127.5, 255])).max() < 1
 
 
 def test_marks_lie_on_their_pixels():
-    figure = plot.show_images([grey(0.5)])
+    figure = plot.show_images([gray(0.5)])
     axes = figure.axes[0]
     plot.outline(axes, top=2, left=1, height=3, width=4, label="tile")
     (box,) = axes.patches
     assert box.get_bbox().extents.tolist() == [0.5, 1.5, 4.5, 4.5]
-    plot.scale_bar(axes, nanometres=8)
+    plot.scale_bar(axes, nanometers=8)
     (bar,) = axes.artists
     assert bar.size_bar.get_children()[0].get_width() == 2  # pixels of 4 nm
     assert bar.txt_label.get_text() == "8 nm"
@@ -219,7 +219,7 @@ def test_weight_maps_share_a_range():
     figure, axes = plt.subplots()
     plot.show_weight_map(axes, np.linspace(1, 9, 64).reshape(8, 8), maximum=12)
     assert axes.images[0].get_clim() == (0, 12)
-    assert axes.images[0].get_cmap().name == plot.COLOURS["weight"]
+    assert axes.images[0].get_cmap().name == plot.COLORS["weight"]
     assert figure.axes[1].get_ylabel() == "weight"
     plt.close(figure)
     # Of one size unless asked otherwise, whatever is in them.
@@ -235,7 +235,7 @@ def test_weight_maps_share_a_range():
 
 def test_a_slider_holds_every_picture():
     values = {"threshold": [0.1, 0.1 + 0.2, 0.5]}
-    elements = Elements(slider(grey, values, start={"threshold": 0.5}))
+    elements = Elements(slider(gray, values, start={"threshold": 0.5}))
     (control,) = elements.named("input")
     assert control["type"] == "range"
     assert control["aria-label"] == "threshold"
@@ -256,17 +256,17 @@ def test_a_slider_holds_every_picture():
 
 
 def test_a_slider_needs_nothing_else_and_clashes_with_nothing():
-    values = {'<grey> & "w0"': [0.1, 0.9]}
-    page = slider(grey, values, alt="</script><b>")
+    values = {'<gray> & "w0"': [0.1, 0.9]}
+    page = slider(gray, values, alt="</script><b>")
     elements = Elements(page)
     assert elements.named("b") == []
-    assert elements.named("input")[0]["aria-label"] == '<grey> & "w0"'
+    assert elements.named("input")[0]["aria-label"] == '<gray> & "w0"'
     assert "http" not in page
     assert " id=" not in page
     # The same slider gives the same page, another one another key.
-    assert page == slider(grey, values, alt="</script><b>")
+    assert page == slider(gray, values, alt="</script><b>")
     keys = {
-        Elements(slider(grey, {name: [0.1, 0.9]})).named("form")[0]["data-explore"]
+        Elements(slider(gray, {name: [0.1, 0.9]})).named("form")[0]["data-explore"]
         for name in "ab"
     }
     assert len(keys) == 2
@@ -276,7 +276,7 @@ def test_two_sliders_hold_all_combinations():
     values = {"w0": [0, 1], "sigma": [2, 3, 5]}
     elements = Elements(
         slider(
-            lambda w0, sigma: grey((w0 + sigma) / 6),
+            lambda w0, sigma: gray((w0 + sigma) / 6),
             values,
             start={"w0": 1, "sigma": 3},
         )
@@ -307,7 +307,7 @@ def test_explore_in_a_plain_script(capsys):
 
 def test_strings_get_buttons_and_numbers_a_slider():
     values = {"network <of>": ["labels", "best"], "slice": [0, 1]}
-    page = slider(lambda name, number: grey((name == "best") / 2 + number / 4), values)
+    page = slider(lambda name, number: gray((name == "best") / 2 + number / 4), values)
     elements = Elements(page)
     kinds = [control["type"] for control in elements.named("input")]
     assert kinds == ["radio", "radio", "range"]
@@ -320,7 +320,7 @@ def test_strings_get_buttons_and_numbers_a_slider():
 
 def test_text_is_shown_beside_each_picture():
     notes = ["<b>faint</b>", "<b>bright</b>"]
-    elements = Elements(slider(grey, {"x": [0.1, 0.9]}, start={"x": 0.9}, notes=notes))
+    elements = Elements(slider(gray, {"x": [0.1, 0.9]}, start={"x": 0.9}, notes=notes))
     assert elements.data["notes"] == notes
     place = elements.found.index(("div", {"data-note": None, "style": "flex:1 1 12em"}))
     assert elements.found[place + 1] == ("b", {})
@@ -330,7 +330,7 @@ def test_a_small_image_is_enlarged_by_whole_sharp_pixels(monkeypatch):
     shown = []
     monkeypatch.setattr(plot, "_show_html", lambda page, *_: shown.append(page))
     plot.explore(lambda x: np.full((200, 300), x), {"x": [0.2, 0.8]}, "A field")
-    plot.compare(grey(0.2), grey(0.8), ("<dark>", "light"), "A square", width=20)
+    plot.compare(gray(0.2), gray(0.8), ("<dark>", "light"), "A square", width=20)
     field, square = map(Elements, shown)
     assert field.named("form")[0]["style"] == "max-width:600px"
     (picture,) = field.named("img")

@@ -23,7 +23,7 @@ PACKAGE = reference.load(ROOT)
 START = (record.BOOK / "reference.md").read_text("utf-8")
 MODULES = sorted(module.path.partition(".")[2] for module in reference.modules(PACKAGE))
 # Used in all chapters, and in none yet.
-WITHOUT_CHAPTER = {"plot", "plot.colours", "data.tiff", "data.omezarr"}
+WITHOUT_CHAPTER = {"plot", "plot.colors", "data.tiff", "data.omezarr"}
 ENTRIES = [
     pytest.param(entry, id=entry.path)
     for name in MODULES

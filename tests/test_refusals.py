@@ -62,7 +62,7 @@ NETWORK = UNet(base_channels=1, depth=2)
 PADDED = UNet(base_channels=1, depth=2, padding="same")
 ONE_CLASS = UNet(num_classes=1, base_channels=1, depth=1)
 BATCH_NORM = UNet(base_channels=1, depth=2, padding="same", batch_norm=True)
-GREYS = (np.add.outer(20 * np.arange(12), 20 * np.arange(12)) % 256).astype(np.uint8)
+GRAYS = (np.add.outer(20 * np.arange(12), 20 * np.arange(12)) % 256).astype(np.uint8)
 SCORES, CLASSES = torch.zeros(2, 2, 5, 4), torch.zeros(2, 5, 4, dtype=torch.int64)
 PIXELS = torch.ones(2, 5, 4)  # their weights
 
@@ -128,7 +128,7 @@ def labels_refused(function):
         (lambda: function(np.zeros((4, 4), int) - 2), "from 0 on.*, got int64 from -2"),
         (lambda: function(np.full((4, 4), 2**40)), "up to 2147483647"),
         (lambda: function(np.full((4, 4), "cell")), "integers from 0 on.*, got <U4"),
-        (lambda: function(GREYS), "single pixels .* look like gray values"),
+        (lambda: function(GRAYS), "single pixels .* look like gray values"),
     ]
 
 
@@ -337,7 +337,7 @@ REFUSED = [
     (lambda: TrainConfig(w0=True), "w0 must be a number of at least 0, not True"),
     (lambda: TrainConfig(sigma=10**400), "sigma must be a number above 0, not 1000"),
     (lambda: TrainConfig(momentum=1), "of at least 0 and below 1, not 1"),
-    (lambda: TrainConfig(optimiser="lion"), "'sgd' or 'adam', not 'lion'"),
+    (lambda: TrainConfig(optimizer="lion"), "'sgd' or 'adam', not 'lion'"),
     *[(partial(TrainConfig, **{name: value}), f"{name} must be .* or .*, not {value!r}")
       for name, value in [("padding", "zeros"), ("weighting", None), ("schedule", 1),
                           ("precision", "half"), ("compile", "yes"), ("compile", 1),
@@ -370,7 +370,7 @@ REFUSED = [
      r"\(3, height, width\) or \(slices, 3, .* got \(4, 48, 48\)"),
     (lambda: block(network=UNet(num_classes=1, base_channels=1)), "two classes"),
     (lambda: block(IMAGE * 1j), "real numbers, got complex64"),
-    (lambda: block(GREYS), r"got uint8: give .*value_range=\(0, 255\)"),
+    (lambda: block(GRAYS), r"got uint8: give .*value_range=\(0, 255\)"),
     (lambda: block(IMAGE > 0.5), r"got bool: give .*value_range=\(0, 1\)"),
     (lambda: block(IMAGE * 255), r"in and around rows 0 to 47 .* value_range=\(0, 255"),
     (lambda: block(IMAGE - 1), "from 0 to 1, got float32 from -"),
@@ -474,17 +474,17 @@ REFUSED = [
     (lambda: plot.overlay_labels(IMAGE, LABEL[1:]), r"one shape.*48\).*\(47, 48\)"),
     (lambda: plot.overlay_labels(IMAGE * NAN, LABEL), "image of finite .* NaN"),
     (lambda: plot.overlay_labels(IMAGE, LABEL, NAN), "alpha from 0 to 1, got nan"),
-    (lambda: plot.colour_cells(np.zeros((4, 4))), "integers.*float64"),
-    (lambda: plot.colour_cells(np.full((4, 4), -1)), "int64 from -1"),
-    (lambda: plot.colour_cells(LABELS), "one slice"),
-    (lambda: plot.colour_cells(LABEL[:0]), "at least one"),
-    (lambda: plot.colour_cells(LABEL.astype(str)), "labels .* got <U"),
-    (lambda: plot.colour_cells(LABEL, like=IMAGE), r"like .*, got shape \(48, 48\)"),
-    (lambda: plot.colour_stack(LABELS.astype(float)), "integers.*float"),
+    (lambda: plot.color_cells(np.zeros((4, 4))), "integers.*float64"),
+    (lambda: plot.color_cells(np.full((4, 4), -1)), "int64 from -1"),
+    (lambda: plot.color_cells(LABELS), "one slice"),
+    (lambda: plot.color_cells(LABEL[:0]), "at least one"),
+    (lambda: plot.color_cells(LABEL.astype(str)), "labels .* got <U"),
+    (lambda: plot.color_cells(LABEL, like=IMAGE), r"like .*, got shape \(48, 48\)"),
+    (lambda: plot.color_stack(LABELS.astype(float)), "integers.*float"),
     (lambda: plot.compare(IMAGE, IMAGE[1:], ("a", "b"), "A slice"), "one size"),
     (lambda: plot.compare(IMAGE, IMAGE, ("a", "b"), "A", width=0), "width .* got 0"),
-    (lambda: plot.scale_bar(axes(), -5), "nanometres as .* above 0, got -5"),
-    (lambda: plot.scale_bar(axes(), 100, 0), "nanometres_per_pixel .* got 0"),
+    (lambda: plot.scale_bar(axes(), -5), "nanometers as .* above 0, got -5"),
+    (lambda: plot.scale_bar(axes(), 100, 0), "nanometers_per_pixel .* got 0"),
     (lambda: plot.outline(axes(), 0, 0, 0, 8), "height as a finite number .* got 0"),
     (lambda: plot.outline(axes(), 0, 0, 8, NAN), "width .* got nan"),
     (lambda: plot.outline(axes(), 0, 0, 8, 8, "no"), "matplotlib color, got 'no'"),
@@ -565,7 +565,7 @@ ELSEWHERE = {
 EXEMPT = {
     "augment.TileSampler.draw": "takes a tile's number; the sampler is checked",
     "train.steps.build_network": "takes a configuration, checked",
-    "train.steps.build_optimiser": "takes a configuration, checked",
+    "train.steps.build_optimizer": "takes a configuration, checked",
     "train.steps.build_sampler": "takes what `fit` has checked",
     "train.steps.train_step": "its network and its loss check their arrays",
     "data.synthetic_stacks": "takes nothing",
@@ -578,11 +578,11 @@ EXEMPT = {
     "metrics.pairs.information_f": "takes `overlaps`",
     "metrics.pairs.overlaps": "takes components of `evaluate`, checked",
     "metrics.pairs.pair_counts": "takes `overlaps`",
-    "model.initialise": "takes a network",
+    "model.initialize": "takes a network",
     "plot.use_style": "takes nothing",
     "predict.mirror_pad": "takes what `predict` has checked, and its plan",
-    "plot.colours.check_picture": "is a check",
-    "plot.colours.rgb": "refused by `outline` and `overlay`",
+    "plot.colors.check_picture": "is a check",
+    "plot.colors.rgb": "refused by `outline` and `overlay`",
     "plot.slider.divider": "takes what `compare` has checked",
     "plot.slider.smallest": "takes a figure's pixels",
     "plot.slider.encode": "takes a picture of `explore`, checked",
@@ -775,7 +775,7 @@ def seen(images):
         (weight_map, "labels", LABEL * 0.8, "labels > 0"),
         (label_cells, "labels", UNKNOWN, "labels > 0"),
         (weight_map, "labels", LABEL * 2**40, "skimage.segmentation.relabel"),
-        (weight_map, "labels", GREYS, "labels > 120"),
+        (weight_map, "labels", GRAYS, "labels > 120"),
         (label_cells, "labels", HOLED, "labels > 0"),
     ],
 )
@@ -784,10 +784,10 @@ def test_an_advice_leads_out(function, name, array, first):
 
 
 def test_the_other_advices_lead_out():
-    """Of greys, of sizes, of one pixel, of types."""
+    """Of grays, of sizes, of one pixel, of types."""
     with pytest.raises(ValueError, match=r"or skimage\.measure\.label"):
-        weight_map(GREYS)
-    weight_map(skimage.measure.label(GREYS, connectivity=1))
+        weight_map(GRAYS)
+    weight_map(skimage.measure.label(GRAYS, connectivity=1))
     for size in (43, 45, 1):
         message, _, _ = refusal(lambda size=size: output_size(size, depth=2))
         for legal in re.search(r"size\(s\) ([\d, ]+)\.", message)[1].split(", "):
@@ -825,14 +825,14 @@ def test_slices_of_different_sizes_are_named():
         part([LABEL, LABEL[1:]])
 
 
-def test_a_number_for_each_cell_is_not_grey_values():
-    """However many cells, pixels apart or not; greys are told by single pixels."""
+def test_a_number_for_each_cell_is_not_gray_values():
+    """However many cells, pixels apart or not; grays are told by single pixels."""
     checker = np.zeros((40, 40), np.int32)
     checker[::2, ::2] = np.arange(1, 401).reshape(20, 20)
     np.testing.assert_array_equal(label_cells(checker), checker)
     checker[0, 0] = 2  # one number twice: no longer one piece a cell
     with pytest.raises(ValueError, match="400 single pixels with 399 different"):
         label_cells(checker)
-    slices = np.stack([LABEL, np.pad(GREYS, (0, 36))])
+    slices = np.stack([LABEL, np.pad(GRAYS, (0, 36))])
     with pytest.raises(ValueError, match="gray values"):
         weight_map(slices)

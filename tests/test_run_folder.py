@@ -255,13 +255,13 @@ def rewritten(path, change):
     save_file(tensors, path, metadata)
 
 
-def without_optimiser(tensors, metadata):
-    for name in [name for name in tensors if name.startswith("optimiser/")]:
+def without_optimizer(tensors, metadata):
+    for name in [name for name in tensors if name.startswith("optimizer/")]:
         del tensors[name]
 
 
 CHANGES = {
-    "optimiser": without_optimiser,
+    "optimizer": without_optimizer,
     "number": lambda tensors, _: tensors["network/classify.bias"].add_(1e-7),
     "scaler": lambda _, metadata: metadata.pop("scaler"),
     "history": lambda _, metadata: metadata.update(history="[1, 2]"),
@@ -319,7 +319,7 @@ def test_mutated_checkpoints_never_change_a_run(finished, tmp_path):
         for name, tensor in state.trained.state_dict().items():
             assert torch.equal(tensor, expected.trained.state_dict()[name]), seed
         buffers = [
-            [values["momentum_buffer"] for values in one.optimiser.state.values()]
+            [values["momentum_buffer"] for values in one.optimizer.state.values()]
             for one in (state, expected)
         ]
         for found, same in zip(*buffers, strict=True):

@@ -61,7 +61,7 @@ def waits_of_a_step(config):
         state = State(
             network,
             averaged if config.average else None,
-            steps.build_optimiser(config, network),
+            steps.build_optimizer(config, network),
             torch.amp.GradScaler("cuda", enabled=config.precision == "float16"),
         )
         sampler = steps.build_sampler(config, IMAGES, LABELS, device)
@@ -80,7 +80,7 @@ def pinned(monkeypatch):
     """Without a GPU nothing can be pinned; that it is asked for is noted."""
     asked = []
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
-    monkeypatch.setattr(torch.optim.SGD, "zero_grad", lambda optimiser: None)
+    monkeypatch.setattr(torch.optim.SGD, "zero_grad", lambda optimizer: None)
     monkeypatch.setattr(
         torch.Tensor, "pin_memory", lambda tensor: asked.append(1) or tensor
     )

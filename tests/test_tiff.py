@@ -230,8 +230,8 @@ def test_types(dtype, metadata, tmp_path):
 
 
 @pytest.mark.parametrize("slices", [2, 3, 4, 6])
-def test_a_few_slices_are_no_colours(slices, tmp_path):
-    """Three or four 8-bit slices may be stored as the planes of one colour image."""
+def test_a_few_slices_are_no_colors(slices, tmp_path):
+    """Three or four 8-bit slices may be stored as the planes of one color image."""
     stack = (np.arange(slices * 20 * 30) % 251).astype(np.uint8)
     stack = stack.reshape(slices, 20, 30)
     kinds = [{"photometric": "minisblack"}]
@@ -279,11 +279,11 @@ def test_pages_written_one_by_one_are_a_stack(metadata, tmp_path):
     np.testing.assert_array_equal(read_tiff(tmp_path / "in.tif"), STACK)
 
 
-def test_colours_come_first(tmp_path):
-    colours = np.random.default_rng(1).integers(0, 255, (12, 9, 3)).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "in.tif", colours, photometric="rgb")
+def test_colors_come_first(tmp_path):
+    colors = np.random.default_rng(1).integers(0, 255, (12, 9, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", colors, photometric="rgb")
     np.testing.assert_array_equal(
-        read_tiff(tmp_path / "in.tif"), colours.transpose(2, 0, 1)
+        read_tiff(tmp_path / "in.tif"), colors.transpose(2, 0, 1)
     )
 
 

@@ -43,7 +43,7 @@ def test_golden(case):
             np.testing.assert_array_equal(found, steps["mismatch_class"][k])
 
 
-def neighbours(x, y, pixels):
+def neighbors(x, y, pixels):
     """Left, up, right, down, in bounds."""
     around = [(x - 1, y), (x, y - 1), (x + 1, y), (x, y + 1)]
     return [pixel for pixel in around if pixel in pixels]
@@ -62,14 +62,14 @@ def slow_thin(cell):
     }
     waiting = deque()
     for pixel in list(state):
-        around = neighbours(*pixel, state)
+        around = neighbors(*pixel, state)
         if state[pixel] == "mask" and any(cell[y, x] for x, y in around):
             state[pixel] = "queued"
             waiting.append(pixel)
     flag = False
     while waiting:
         pixel = waiting.popleft()
-        for other in neighbours(*pixel, state):
+        for other in neighbors(*pixel, state):
             if state[other] == "mask":
                 state[other] = "queued"
                 waiting.append(other)
@@ -86,7 +86,7 @@ def slow_thin(cell):
 
 
 def is_simple(patch):
-    """Does flipping the centre leave both kinds of components as they are?"""
+    """Does flipping the center leave both kinds of components as they are?"""
     on, off = patch.copy(), patch.copy()
     on[1, 1], off[1, 1] = True, False
     pieces = [measure.label(image, connectivity=1).max() for image in (on, off)]
@@ -119,7 +119,7 @@ def slow_warp(labels, probabilities, threshold):
 
 
 def slow_mismatches(labels, probabilities, threshold):
-    """The classes as their rules have them, the window labelled for each pixel."""
+    """The classes as their rules have them, the window labeled for each pixel."""
     warped, target = slow_warp(labels, probabilities, threshold)
     components = measure.label(warped, connectivity=1)
     height, width = warped.shape

@@ -139,7 +139,7 @@ def config(**changes):
         "depth": 1,
         "tile": TILE,
         "batch": 2,
-        "optimiser": "adam",
+        "optimizer": "adam",
         "learning_rate": 1e-2,
         "steps": 8,
         "average": 0.5,
@@ -150,7 +150,7 @@ def config(**changes):
     return TrainConfig(**options | changes)
 
 
-PLAIN = {"optimiser": "sgd", "average": 0.0, "learning_rate": 1e-3}
+PLAIN = {"optimizer": "sgd", "average": 0.0, "learning_rate": 1e-3}
 
 
 def run(configuration, folder=None, images=IMAGES, labels=LABELS):
@@ -326,11 +326,11 @@ def test_differences_are_named(tmp_path):
 
 def test_a_checkpoint_of_another_network(tmp_path):
     narrow, wide = UNet(base_channels=1, depth=1), UNet(base_channels=2, depth=1)
-    optimiser = torch.optim.SGD(narrow.parameters(), 0.1)
+    optimizer = torch.optim.SGD(narrow.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.save_checkpoint(tmp_path, State(narrow, None, optimiser, scaler, 3))
+    checkpoint.save_checkpoint(tmp_path, State(narrow, None, optimizer, scaler, 3))
     with pytest.raises(ValueError, match=r"is of another network than this network"):
-        checkpoint.load_checkpoint(tmp_path, State(wide, None, optimiser, scaler))
+        checkpoint.load_checkpoint(tmp_path, State(wide, None, optimizer, scaler))
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -451,7 +451,7 @@ def test_steps_are_momentum_sgd():
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("average", [0.0, 0.75])
 def test_the_running_average(tmp_path, monkeypatch, average, batch_norm):
-    """Of the weights, and of a batch normalisation's statistics too."""
+    """Of the weights, and of a batch normalization's statistics too."""
     save, weights = checkpoint.save_checkpoint, []
 
     def spy(folder, state):
@@ -573,7 +573,7 @@ def test_progress(capsys):
 def test_defaults_are_the_papers():
     defaults = TrainConfig()
     assert (defaults.base_channels, defaults.depth, defaults.tile) == (64, 4, 572)
-    assert (defaults.optimiser, defaults.momentum, defaults.batch) == ("sgd", 0.99, 1)
+    assert (defaults.optimizer, defaults.momentum, defaults.batch) == ("sgd", 0.99, 1)
     assert (defaults.w0, defaults.sigma, defaults.average) == (10, 5, 0)
     assert (defaults.padding, defaults.weighting) == ("valid", "map")
     assert (defaults.precision, defaults.compile) == ("float32", False)

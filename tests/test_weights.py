@@ -21,7 +21,7 @@ from unet_lib.weights import (
 
 
 def naive_distances(labels):
-    """d1 and d2, one distance transform a cell; cells of one value are labelled."""
+    """d1 and d2, one distance transform a cell; cells of one value are labeled."""
     values = np.unique(labels[labels > 0])
     cells = labels if len(values) > 1 else label(labels > 0, connectivity=1)
     distances = [
@@ -97,9 +97,9 @@ def test_parameters(labels, w0, sigma):
 def voronoi(shape, count, seed):
     """Instance labels of many cells with a gap between them."""
     random = np.random.default_rng(seed)
-    centres = random.uniform(0, shape, (count, 2))
+    centers = random.uniform(0, shape, (count, 2))
     grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1)[:, :, None]
-    distances = np.sqrt(((grid - centres) ** 2).sum(-1))
+    distances = np.sqrt(((grid - centers) ** 2).sum(-1))
     nearest, second = np.partition(distances, 1, axis=2)[..., :2].transpose(2, 0, 1)
     cells = distances.argmin(2).astype(np.int32) + 1
     return np.where(second - nearest < 4, 0, cells)

@@ -38,7 +38,7 @@ class Draw(NamedTuple):
     """The random numbers of one tile."""
 
     slice: int
-    centre: np.ndarray  # (2,) row and column in the slice, pixels
+    center: np.ndarray  # (2,) row and column in the slice, pixels
     matrix: np.ndarray  # (2, 2) rotation and mirroring
     grid: np.ndarray  # (2, 3, 3) displacement vectors, pixels
     contrast: float
@@ -119,8 +119,8 @@ def resample(
             'mode="nearest".'
         )
     last = torch.tensor(maps.shape[2:], device=maps.device).sub(1).clamp(min=1)
-    normalised = coordinates * (2 / last).view(1, 2, 1, 1) - 1
-    return _read(maps, normalised.flip(1).to(maps), mode)
+    normalized = coordinates * (2 / last).view(1, 2, 1, 1) - 1
+    return _read(maps, normalized.flip(1).to(maps), mode)
 
 
 def _read(maps: torch.Tensor, places: torch.Tensor, mode: str) -> torch.Tensor:
@@ -246,7 +246,7 @@ class TileSampler:
         height, width = self.sizes[number]
         return Draw(
             slice=number,
-            centre=random.uniform(0, [height - 1, width - 1]),
+            center=random.uniform(0, [height - 1, width - 1]),
             matrix=matrix,
             grid=random.normal(0, 1, (2, 3, 3)) * chosen.deformation,
             contrast=1 + random.uniform(-1, 1) * chosen.contrast,
@@ -338,7 +338,7 @@ def _basis(size: int) -> torch.Tensor:
 def _motion(draw: Draw, size: tuple[int, int]) -> np.ndarray:
     """Where a tile is read, as numbers between the two sides' bases.
 
-    Centre + matrix x place + field is linear in each side's basis, so it is
+    Center + matrix x place + field is linear in each side's basis, so it is
     basis @ motion @ basis.T: one pass over the pixels, where adding the parts
     would take one each. As grid_sample counts: column first, from -1 to 1.
 
@@ -351,7 +351,7 @@ def _motion(draw: Draw, size: tuple[int, int]) -> np.ndarray:
     """
     motion = np.zeros((2, 4, 4))
     # A side's spline weights sum to 1: what is the same everywhere joins the grid.
-    motion[:, :3, :3] = draw.grid + draw.centre[:, None, None]
+    motion[:, :3, :3] = draw.grid + draw.center[:, None, None]
     motion[:, 3, :3] = draw.matrix[:, :1]
     motion[:, :3, 3] = draw.matrix[:, 1:]
     motion *= 2 / np.maximum(np.array(size) - 1, 1)[:, None, None]

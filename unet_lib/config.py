@@ -74,7 +74,7 @@ class TrainConfig:
         tile: input size of a tile, in pixels per side. Paper: large tiles; 572 in its
             figure.
         batch: tiles per step. Paper: 1.
-        optimiser: "sgd" with momentum (the paper) or "adam" (a deviation that needs
+        optimizer: "sgd" with momentum (the paper) or "adam" (a deviation that needs
             far fewer steps).
         momentum: of SGD. Paper: 0.99.
         learning_rate: at the start. Paper: not stated; 1e-3 had the lowest loss in
@@ -116,7 +116,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     tile: int = 572
     batch: int = 1
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.99
     learning_rate: float = 1e-3
     schedule: Literal["linear", "constant"] = "linear"

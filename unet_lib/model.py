@@ -14,7 +14,7 @@ from unet_lib._checks import is_real, is_whole
 __all__ = [
     "UNet",
     "incoming_nodes",
-    "initialise",
+    "initialize",
     "input_size",
     "output_size",
     "valid_sizes",
@@ -117,7 +117,7 @@ class UNet(nn.Module):
             for width in reversed(widths[:-1])
         )
         self.classify = nn.Conv2d(base_channels, num_classes, kernel_size=1)
-        initialise(self)
+        initialize(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # A tracer or compiler knows no sizes yet: to it they are symbols.
@@ -361,7 +361,7 @@ def incoming_nodes(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
     return layer.in_channels * math.prod(layer.kernel_size)
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     r"""Gaussian weights of deviation :math:`\sqrt{2/N}`, biases zero (section 3)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

@@ -35,7 +35,7 @@ class Files:
         hold_out: the fraction of images to hold out for scoring, the last by name.
         unknown: the value that marks pixels without a label; -1 always does.
         channel: the one channel or color to use, counted from 1.
-        grey: convert colors to gray.
+        gray: convert colors to gray.
         value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
     """
 
@@ -44,7 +44,7 @@ class Files:
     hold_out: float | None = None
     unknown: int | None = None
     channel: int | None = None
-    grey: FlagCreatePairsOff[bool] = False
+    gray: FlagCreatePairsOff[bool] = False
     value_range: Annotated[
         tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
     ] = None
@@ -77,7 +77,7 @@ class Files:
                 f"got {folder}, {self.images} and {self.labels}: move the labels or "
                 "name another folder for the run."
             )
-        found = read_images(self.images, self.channel, self.grey, self.value_range)
+        found = read_images(self.images, self.channel, self.gray, self.value_range)
         if channels is None:
             try:
                 channels, pixels = 1, found.for_channels(1)  # of equal colors too

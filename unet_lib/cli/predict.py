@@ -25,7 +25,7 @@ def run_predict(
     output: Positional[Path],
     *,
     channel: int | None = None,
-    grey: FlagCreatePairsOff[bool] = False,
+    gray: FlagCreatePairsOff[bool] = False,
     value_range: Annotated[
         tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
     ] = None,
@@ -66,7 +66,7 @@ def run_predict(
         images: a TIFF, PNG or JPEG, one image or a stack, a folder of them, or a .zarr.
         output: the TIFF to write, a folder for one TIFF per image, or a name.zarr.
         channel: the one channel or color to use, counted from 1.
-        grey: convert colors to gray.
+        gray: convert colors to gray.
         value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
         versions: average over this many rotated versions of each slice.
         device: "cpu", "cuda" or "mps"; None uses the fastest one available.
@@ -76,7 +76,7 @@ def run_predict(
     """
     from unet_lib.data.omezarr import is_zarr
 
-    reading = Reading(channel, grey, value_range)
+    reading = Reading(channel, gray, value_range)
     options = Options(device, tile, max_pixels, versions)
     if is_zarr(output) or is_zarr(images):
         _predict_zarr(network, images, output, reading, options, overwrite)
@@ -93,7 +93,7 @@ class Reading(NamedTuple):
     """How pixels become gray values, as `data.images.read_images` takes it."""
 
     channel: int | None
-    grey: bool
+    gray: bool
     value_range: tuple[float, float] | Literal["auto"] | None
 
     def read(self, path: Path) -> "Images":
@@ -198,9 +198,9 @@ def _predict_zarr(
     _check_zarr(images, output, options, overwrite)
     limits = None
     if is_zarr(images):
-        if reading.grey:
+        if reading.gray:
             raise ValueError(
-                f"{images} has channels, and not colors that --grey could convert: "
+                f"{images} has channels, and not colors that --gray could convert: "
                 "choose one with --channel."
             )
         found, limits = read_zarr(images, reading.channel, reading.value_range)

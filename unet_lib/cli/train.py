@@ -51,7 +51,7 @@ def run_train(
     their labels, matched by name, with a fifth of them held out:
 
       unet-lib train runs/mine --images images --labels masks --hold-out 0.2 \\
-          --base-channels 16 --optimiser adam --tile 444 --steps 2500
+          --base-channels 16 --optimizer adam --tile 444 --steps 2500
 
     Labels are 0 = background and 1 or 255 = cell, or numbers: of cells with
     --instances, of classes with --num-classes. Look at preview.png in FOLDER before

@@ -81,12 +81,12 @@ def load_isbi2012(folder: str | Path | None = None) -> Stacks:
     """Load the ISBI 2012 stacks and check every pixel.
 
     They come from `folder`; else from the folder that the environment variable
-    ``UNET_BOOK_DATA`` names; else from the user's cache; else from the organisers'
+    ``UNET_BOOK_DATA`` names; else from the user's cache; else from the organizers'
     zip, which is then kept in the cache.
     Source: https://imagej.net/events/isbi-2012-segmentation-challenge.
 
     Args:
-        folder: that holds the organisers' TIFF files.
+        folder: that holds the organizers' TIFF files.
 
     Returns:
         `Stacks`.

@@ -221,10 +221,10 @@ def luma(raster: Raster) -> Raster:
     if raster.meaning != "RGB":
         raise ValueError(
             f"{raster.name} has {raster.pixels.shape[-3]} channels that are not red, "
-            f"green and blue, which grey=True (--grey) would mix: {CHOOSE}."
+            f"green and blue, which gray=True (--gray) would mix: {CHOOSE}."
         )
-    grey = np.einsum("c,...cyx->...yx", LUMA, raster.pixels).clip(0, 1)
-    return replace(raster, pixels=grey, axes=raster.lead + "YX", meaning="MINISBLACK")
+    gray = np.einsum("c,...cyx->...yx", LUMA, raster.pixels).clip(0, 1)
+    return replace(raster, pixels=gray, axes=raster.lead + "YX", meaning="MINISBLACK")
 
 
 def label_numbers(raster: Raster) -> Raster:

@@ -68,8 +68,8 @@ class Images:
             return self.pixels
         equal = not any(np.ptp(part, axis=-3).any() for part in parts * self.colors)
         if count == 1 and self.colors and equal:
-            grey = [part[..., 0, :, :] for part in parts]
-            return grey if isinstance(self.pixels, list) else grey[0]
+            gray = [part[..., 0, :, :] for part in parts]
+            return gray if isinstance(self.pixels, list) else gray[0]
         kind = "colors" if self.colors else "channel" + "s" * (found > 1)
         advice = f"choose one with channel=1 to {found} (--channel on the command line)"
         if count > 1:
@@ -78,7 +78,7 @@ class Images:
                 "axis named (as tifffile.imwrite does by metadata={'axes': 'CYX'})"
             )
         elif self.colors:
-            advice += ", or convert them to gray with grey=True (--grey)"
+            advice += ", or convert them to gray with gray=True (--gray)"
         else:
             advice += f". {_numbers.SLICES}"
         raise ValueError(
@@ -105,7 +105,7 @@ class Images:
 def read_images(
     path: str | Path,
     channel: int | None = None,
-    grey: bool = False,
+    gray: bool = False,
     value_range: tuple[float, float] | Literal["auto"] | None = None,
 ) -> Images:
     """Read images for a network, from 0 to 1.
@@ -114,7 +114,7 @@ def read_images(
         path: of a TIFF, a PNG or a JPEG, one image or a stack; or of a folder of them,
             which are read in the order of their names, 2 before 10.
         channel: the one channel or color to take, counted from 1 as Fiji does.
-        grey: whether to convert colors to gray, by the weights .299, .587, .114.
+        gray: whether to convert colors to gray, by the weights .299, .587, .114.
         value_range: the values that become 0 and 1; what lies outside is clipped.
             Without it, integers are scaled by the largest value of their type, or of
             the bits that the file says are used, and floats must be from 0 to 1.
@@ -133,9 +133,9 @@ def read_images(
         UserWarning: where the largest value is far below that of the type, as with 12
             bits in a 16-bit file.
     """
-    if channel is not None and grey:
-        raise ValueError("Expected a channel or grey=True, got both: leave one out.")
-    return _images(path, channel, grey, value_range)
+    if channel is not None and gray:
+        raise ValueError("Expected a channel or gray=True, got both: leave one out.")
+    return _images(path, channel, gray, value_range)
 
 
 def read_labels(path: str | Path, binary: bool = True) -> Images:
@@ -306,7 +306,7 @@ def _load(path: str | Path, lossless: bool) -> list[Raster]:
 def _images(
     path: str | Path,
     channel: int | None = None,
-    grey: bool = False,
+    gray: bool = False,
     value_range: tuple[float, float] | Literal["auto"] | None = None,
     probabilities: bool = False,
 ) -> Images:
@@ -319,7 +319,7 @@ def _images(
     _check_alike(rasters)
     limits = _numbers.value_limits(rasters, value_range, str(path), probabilities)
     rasters = [_numbers.scaled(raster, *limits) for raster in rasters]
-    if grey:
+    if gray:
         rasters = [_numbers.luma(raster) for raster in rasters]
     return _collected(rasters, path)
 

@@ -48,7 +48,7 @@ class DataError(ValueError):
 
 
 class DownloadError(OSError):
-    """The organisers' zip could not be fetched."""
+    """The organizers' zip could not be fetched."""
 
 
 class CacheError(DownloadError):
@@ -59,7 +59,7 @@ def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.n
     """Read the files of a folder and check every pixel.
 
     Args:
-        folder: that holds the organisers' TIFF files, or their unpacked zip.
+        folder: that holds the organizers' TIFF files, or their unpacked zip.
         remedy: a sentence that the error ends with, on what to do with a wrong file.
 
     Returns:
@@ -71,7 +71,7 @@ def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.n
             naming it.
     """
     folder = Path(folder).expanduser()
-    inner = folder / "ISBI-2012-challenge"  # as the organisers' zip unpacks
+    inner = folder / "ISBI-2012-challenge"  # as the organizers' zip unpacks
     if inner.is_dir() and not any((folder / name).exists() for name in PIXELS_SHA256):
         folder = inner
     names = list(PIXELS_SHA256)
@@ -93,7 +93,7 @@ def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.n
 
 
 def read_or_fetch() -> dict[str, np.ndarray]:
-    """Read the files of the user's cache; fetch the organisers' zip where it has none.
+    """Read the files of the user's cache; fetch the organizers' zip where it has none.
 
     Returns:
         As `read_folder`.

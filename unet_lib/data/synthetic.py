@@ -135,10 +135,10 @@ def _partition(rng: np.random.Generator, slices: int, size: int) -> np.ndarray:
         kept[:2] = True  # a tiny stack may lie where nearly none is kept
         return points[kept]
 
-    # A voxel belongs to its nearest seed, a seed to its nearest centre: cells of
+    # A voxel belongs to its nearest seed, a seed to its nearest center: cells of
     # several seeds are not convex. Warped coordinates bend their borders.
-    centres, seeds = draw(2.0e-5), draw(3.2e-5)
-    _, owner = KDTree(centres).query(seeds)
+    centers, seeds = draw(2.0e-5), draw(3.2e-5)
+    _, owner = KDTree(centers).query(seeds)
     shape = (slices, (size + 1) // 2, (size + 1) // 2)
     points: np.ndarray = np.empty((*shape, 3), np.float32)
     points[..., 0] = depth * np.arange(slices)[:, None, None]
@@ -179,15 +179,15 @@ def _paint_vesicles(
     rng: np.random.Generator, images: np.ndarray, border: np.ndarray
 ) -> None:
     y, x = np.mgrid[-8:9, -8:9]
-    from_centre = np.hypot(y, x)
+    from_center = np.hypot(y, x)
     size = images.shape[1]
-    centres = rng.integers(0, images.shape, (images.size // 1200, 3))
-    for z, y, x in centres:
+    centers = rng.integers(0, images.shape, (images.size // 1200, 3))
+    for z, y, x in centers:
         radius, strength = rng.uniform(2, 5), rng.uniform(0.1, 0.3)
         inside = min(y, x) >= 8 and max(y, x) < size - 8
         if inside and border[z, y, x] > radius + 6:
-            ring = np.exp(-((from_centre - radius) ** 2))
-            core = 0.5 * np.exp(-(from_centre**2))
+            ring = np.exp(-((from_center - radius) ** 2))
+            core = 0.5 * np.exp(-(from_center**2))
             images[z, y - 8 : y + 9, x - 8 : x + 9] -= strength * (ring + core)
 
 
@@ -195,8 +195,8 @@ def _paint_mitochondria(
     rng: np.random.Generator, images: np.ndarray, border: np.ndarray
 ) -> None:
     slices, size, _ = images.shape
-    centres = rng.integers(0, images.shape, (images.size // 8000, 3))
-    for z, y, x in centres:
+    centers = rng.integers(0, images.shape, (images.size // 8000, 3))
+    for z, y, x in centers:
         radius = min(border[z, y, x] - 5, rng.uniform(10, 20))
         angle, flatness = rng.uniform(0, np.pi), rng.uniform(0.7, 1)
         if radius < 9:
@@ -207,11 +207,11 @@ def _paint_mitochondria(
         dx = np.arange(size)[columns] - x
         along = np.cos(angle) * dx + np.sin(angle) * dy
         across = (np.cos(angle) * dy - np.sin(angle) * dx) / flatness
-        from_centre = np.hypot(along, across)
+        from_center = np.hypot(along, across)
         for s in range(max(z - 2, 0), min(z + 3, slices)):
             here = radius * np.sqrt(1 - ((s - z) / 3) ** 2)
-            body = 1 / (1 + np.exp(from_centre - here))
+            body = 1 / (1 + np.exp(from_center - here))
             cristae = np.sin(1.3 * across + 2 * np.sin(along / 6) + s)
-            rim = np.exp(-((from_centre - here) ** 2) / 2.5)
+            rim = np.exp(-((from_center - here) ** 2) / 2.5)
             change = body * (0.09 * cristae - 0.16) - 0.2 * rim
             images[s, rows, columns] += change * (border[s, rows, columns] > 4)

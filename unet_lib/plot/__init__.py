@@ -22,25 +22,25 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from unet_lib._checks import check_plane, found, is_real, is_whole
 from unet_lib.plot import slider
-from unet_lib.plot.colours import (
-    COLOURS,
-    NEIGHBOUR_REACH,
+from unet_lib.plot.colors import (
+    COLORS,
+    NEIGHBOR_REACH,
     PALETTE,
     check_picture,
-    colour_cells,
-    colour_stack,
+    color_cells,
+    color_stack,
     overlay,
     overlay_labels,
     rgb,
 )
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "FIGURE_WIDTH",
-    "NEIGHBOUR_REACH",
+    "NEIGHBOR_REACH",
     "PALETTE",
-    "colour_cells",
-    "colour_stack",
+    "color_cells",
+    "color_stack",
     "compare",
     "explore",
     "outline",
@@ -152,21 +152,21 @@ def show_weight_map(
     _check_positive(maximum=maximum)
     axes.set_axis_off()
     drawn = axes.imshow(
-        weights, cmap=COLOURS["weight"], vmin=0, vmax=maximum, interpolation="none"
+        weights, cmap=COLORS["weight"], vmin=0, vmax=maximum, interpolation="none"
     )
     above = "max" if weights.max() > maximum else "neither"
     axes.figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8, extend=above)
 
 
-def scale_bar(axes: Axes, nanometres: float, nanometres_per_pixel: float = 4) -> None:
+def scale_bar(axes: Axes, nanometers: float, nanometers_per_pixel: float = 4) -> None:
     """Draw a bar of so many nanometers at the lower left of an image's axes.
 
     The challenge's pixels are 4 nm wide.
     """
-    _check_positive(nanometres=nanometres, nanometres_per_pixel=nanometres_per_pixel)
-    pixels = nanometres / nanometres_per_pixel
+    _check_positive(nanometers=nanometers, nanometers_per_pixel=nanometers_per_pixel)
+    pixels = nanometers / nanometers_per_pixel
     bar = AnchoredSizeBar(
-        *(axes.transData, pixels, f"{nanometres:g} nm", "lower left"),
+        *(axes.transData, pixels, f"{nanometers:g} nm", "lower left"),
         color="white",
         size_vertical=pixels / 25,
         borderpad=0.4,
@@ -182,7 +182,7 @@ def outline(
     left: float,
     height: float,
     width: float,
-    colour: str = "tile",
+    color: str = "tile",
     label: str | None = None,
 ) -> None:
     """Draw a rectangle around these pixels of an image, with a label at its top left.
@@ -193,10 +193,10 @@ def outline(
         left: column of the first pixel.
         height: in pixels.
         width: in pixels.
-        colour: a key of ``COLOURS`` or any matplotlib color.
+        color: a key of ``COLORS`` or any matplotlib color.
         label: a short text, if any.
     """
-    drawn_in = rgb(colour)
+    drawn_in = rgb(color)
     _check_positive(height=height, width=width)
     # A pixel's center has whole coordinates, its upper left corner lies at -0.5.
     corner = (left - 0.5, top - 0.5)

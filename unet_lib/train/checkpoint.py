@@ -28,7 +28,7 @@ class State:
 
     network: UNet
     averaged: UNet | None  # the moving average of the weights, if one is kept
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -55,8 +55,8 @@ def save_checkpoint(folder: Path, state: State) -> None:
         for name, module in state.modules.items()
         for key, tensor in module.state_dict().items()
     } | {
-        f"optimiser/{index}/{key}": tensor
-        for index, values in state.optimiser.state_dict()["state"].items()
+        f"optimizer/{index}/{key}": tensor
+        for index, values in state.optimizer.state_dict()["state"].items()
         for key, tensor in values.items()
         if tensor is not None
     }
@@ -103,7 +103,7 @@ def load_checkpoint(folder: Path, state: State) -> None:
                     f"{path} is of another network than this {prefix}: "
                     f"{error} Take another folder, or that network's arguments."
                 ) from error
-        _load_optimiser(state.optimiser, _under("optimiser/", tensors))
+        _load_optimizer(state.optimizer, _under("optimizer/", tensors))
         state.scaler.load_state_dict(values["scaler"])
         state.step, state.history = values["step"], values["history"]
         return
@@ -148,10 +148,10 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return found
 
 
-def _load_optimiser(
-    optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split("/")
@@ -160,4 +160,4 @@ def _load_optimiser(
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor.clone()
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -19,7 +19,7 @@ from unet_lib.model import UNet, move_to, output_size, unwrapped
 from unet_lib.train import examples
 from unet_lib.train.checkpoint import State
 
-__all__ = ["build_network", "build_optimiser", "build_sampler", "train_step"]
+__all__ = ["build_network", "build_optimizer", "build_sampler", "train_step"]
 
 ARGUMENTS = (  # of a network that are fields of a configuration
     "in_channels",
@@ -59,9 +59,9 @@ def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]
     }
 
 
-def build_optimiser(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a run."""
-    if config.optimiser == "adam":
+    if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), config.learning_rate)
     return torch.optim.SGD(
         network.parameters(), config.learning_rate, momentum=config.momentum
@@ -130,7 +130,7 @@ def begin(
     return State(
         network,
         copy.deepcopy(network).eval() if config.average else None,
-        build_optimiser(config, network),
+        build_optimizer(config, network),
         # It reads from the device whether a step overflowed, so with float16 the
         # host waits in each step.
         torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
@@ -139,7 +139,7 @@ def begin(
 
 def train_step(
     network: Callable[[torch.Tensor], torch.Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     image: torch.Tensor,
     label: torch.Tensor,
     weight: torch.Tensor,
@@ -151,7 +151,7 @@ def train_step(
     Args:
         network: a `UNet` in training mode, or what wraps it; its scores are
             ``(batch, classes, height, width)``.
-        optimiser: of the network's parameters.
+        optimizer: of the network's parameters.
         image: as the network takes it.
         label: int64 ``(batch, height, width)``, the class of each output pixel.
         weight: float32 of the same shape.
@@ -166,13 +166,13 @@ def train_step(
     with torch.autocast(image.device.type, dtype, enabled=half):
         scores = network(image)
     loss = weighted_cross_entropy(scores, label, weight)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     if scaler is None:
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     else:
         scaler.scale(loss).backward()
-        scaler.step(optimiser)
+        scaler.step(optimizer)
         scaler.update()
     return loss.detach()
 
@@ -224,10 +224,10 @@ def next_step(
     """
     seed_step(config, state.step, sampler.device, rank)
     image, label, weight = sampler.batch(tiles)
-    for group in state.optimiser.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = config.rate(state.step)
     loss = train_step(
-        forward, state.optimiser, image, label, weight, config.precision, state.scaler
+        forward, state.optimizer, image, label, weight, config.precision, state.scaler
     )
     if state.averaged is not None:
         update_average(

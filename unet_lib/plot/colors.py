@@ -15,15 +15,15 @@ from scipy import ndimage
 from unet_lib._checks import check_labels, check_plane, check_range, is_real
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "PALETTE",
-    "colour_cells",
-    "colour_stack",
+    "color_cells",
+    "color_stack",
     "overlay",
     "overlay_labels",
 ]
 
-COLOURS = {  # each for its role alone, on every page
+COLORS = {  # each for its role alone, on every page
     "cell": "#56B4E9",
     "membrane": "#E69F00",
     "merge": "#D55E00",  # two true cells that became one
@@ -43,56 +43,56 @@ CELLS = (  # of cells
     *("#88CCEE", "#CC6677", "#DDCC77", "#44AA99"),
     *("#AA4499", "#999933", "#117733", "#882255"),
 )
-MEMBRANE_GREY = 0.1  # between colored cells
-NEIGHBOUR_REACH = 10  # pixels; most membranes in the labels are thinner
+MEMBRANE_GRAY = 0.1  # between colored cells
+NEIGHBOR_REACH = 10  # pixels; most membranes in the labels are thinner
 
 
 def overlay(
-    image: np.ndarray, mask: np.ndarray, colour: str, alpha: float = 0.5
+    image: np.ndarray, mask: np.ndarray, color: str, alpha: float = 0.5
 ) -> np.ndarray:
     """Tint a gray image where the mask is set.
 
     Args:
         image: ``(height, width)``, 0 to 1.
         mask: the same shape, nonzero is tinted.
-        colour: a key of ``COLOURS`` or any matplotlib color.
+        color: a key of ``COLORS`` or any matplotlib color.
         alpha: 0 leaves the image, 1 hides it.
 
     Returns:
         ``(height, width, 3)`` float32, 0 to 1.
     """
     mask = check_plane(mask, "mask")
-    colours = np.broadcast_to(rgb(colour), (*mask.shape, 3))
-    return _blend(image, colours, alpha, mask)
+    colors = np.broadcast_to(rgb(color), (*mask.shape, 3))
+    return _blend(image, colors, alpha, mask)
 
 
 def overlay_labels(
     image: np.ndarray,
     labels: np.ndarray,
     alpha: float = 0.4,
-    colours: np.ndarray | None = None,
+    colors: np.ndarray | None = None,
 ) -> np.ndarray:
     """Lay the colored cells over a gray image.
 
     Args:
         image: ``(height, width)``, 0 to 1.
-        labels: as for `colour_cells`.
+        labels: as for `color_cells`.
         alpha: 0 is the image, 1 the cells.
-        colours: the cells' picture, from `colour_cells` or `colour_stack`, where cells
+        colors: the cells' picture, from `color_cells` or `color_stack`, where cells
             are to have the colors that they have elsewhere; drawn here by default.
 
     Returns:
         ``(height, width, 3)`` float32, 0 to 1.
     """
-    return _blend(image, colour_cells(labels) if colours is None else colours, alpha)
+    return _blend(image, color_cells(labels) if colors is None else colors, alpha)
 
 
-def colour_cells(
+def color_cells(
     labels: np.ndarray, seed: int = 0, like: np.ndarray | None = None
 ) -> np.ndarray:
     """Give each cell a color that differs from its neighbors', and membrane none.
 
-    Cells with pixels at most ``NEIGHBOUR_REACH``, ten, apart are neighbors.
+    Cells with pixels at most ``NEIGHBOR_REACH``, ten, apart are neighbors.
 
     Args:
         labels: ``(height, width)``; either 1 = cell and 0 = membrane, whose 4-connected
@@ -106,51 +106,51 @@ def colour_cells(
         ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
     """
     cells, count = _numbered(labels)
-    neighbours: list[set[int]] = [set() for _ in range(count + 1)]
-    for first, second in _neighbour_pairs(cells, NEIGHBOUR_REACH):
-        neighbours[first].add(second)
-        neighbours[second].add(first)
+    neighbors: list[set[int]] = [set() for _ in range(count + 1)]
+    for first, second in _neighbor_pairs(cells, NEIGHBOR_REACH):
+        neighbors[first].add(second)
+        neighbors[second].add(first)
     random = np.random.default_rng(seed)
     chosen: dict[int, int] = {}
-    for cell, colour in [] if like is None else _claims(cells, count, like):
-        if all(chosen.get(other) != colour for other in neighbours[cell]):
-            chosen.setdefault(cell, colour)
+    for cell, color in [] if like is None else _claims(cells, count, like):
+        if all(chosen.get(other) != color for other in neighbors[cell]):
+            chosen.setdefault(cell, color)
     # The cell with most neighbors first: it has the fewest colors to choose from.
-    for cell in sorted(range(1, count + 1), key=lambda cell: -len(neighbours[cell])):
+    for cell in sorted(range(1, count + 1), key=lambda cell: -len(neighbors[cell])):
         if cell not in chosen:
-            taken = {chosen[other] for other in neighbours[cell] if other in chosen}
+            taken = {chosen[other] for other in neighbors[cell] if other in chosen}
             free = set(range(len(CELLS))) - taken or {max(taken, default=0) + 1}
             chosen[cell] = int(random.choice(sorted(free)))
-    table = np.full((count + 1, 3), MEMBRANE_GREY, dtype=np.float32)
+    table = np.full((count + 1, 3), MEMBRANE_GRAY, dtype=np.float32)
     shades = _shades(max(chosen.values(), default=0) + 1)
-    for cell, colour in chosen.items():
-        table[cell] = shades[colour]
+    for cell, color in chosen.items():
+        table[cell] = shades[color]
     return table[cells]
 
 
-def colour_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+def color_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
     """Color the cells of consecutive slices; a cell keeps its color while it lasts.
 
     Args:
-        stack: slices of labels as for `colour_cells`, ``(slices, height, width)``.
-        seed: as for `colour_cells`.
+        stack: slices of labels as for `color_cells`, ``(slices, height, width)``.
+        seed: as for `color_cells`.
 
     Returns:
         ``(slices, height, width, 3)`` float32, 0 to 1.
     """
     picture, pictures = None, []
     for labels in stack:
-        picture = colour_cells(labels, seed, like=picture)
+        picture = color_cells(labels, seed, like=picture)
         pictures.append(picture)
     return np.stack(pictures)
 
 
-def rgb(colour: Any) -> tuple[float, float, float]:
-    """Return a key of ``COLOURS`` or a matplotlib color as red, green and blue."""
-    found = COLOURS.get(colour, colour) if isinstance(colour, str) else colour
+def rgb(color: Any) -> tuple[float, float, float]:
+    """Return a key of ``COLORS`` or a matplotlib color as red, green and blue."""
+    found = COLORS.get(color, color) if isinstance(color, str) else color
     if not matplotlib.colors.is_color_like(found):
-        names = ", ".join(name for name in COLOURS if name != "weight")
-        raise ValueError(f"Expected {names} or a matplotlib color, got {colour!r}.")
+        names = ", ".join(name for name in COLORS if name != "weight")
+        raise ValueError(f"Expected {names} or a matplotlib color, got {color!r}.")
     return matplotlib.colors.to_rgb(found)
 
 
@@ -198,14 +198,14 @@ def _claims(cells: np.ndarray, count: int, like: Any) -> Iterator[tuple[int, int
     both = (cells > 0) & (there >= 0)
     pixels = np.zeros((count + 1, len(shades)), dtype=int)
     np.add.at(pixels, (cells[both], there[both]), 1)
-    colours = pixels.argmax(axis=1)
+    colors = pixels.argmax(axis=1)
     overlap = pixels.max(axis=1)
     for cell in np.argsort(-overlap, kind="stable"):
         if overlap[cell]:
-            yield int(cell), int(colours[cell])
+            yield int(cell), int(colors[cell])
 
 
-def _neighbour_pairs(cells: np.ndarray, reach: int) -> list[tuple[int, int]]:
+def _neighbor_pairs(cells: np.ndarray, reach: int) -> list[tuple[int, int]]:
     """Return the pairs of different cells that have pixels at most `reach` apart."""
     codes = set()  # first * base + second
     base = int(cells.max(initial=0)) + 1
@@ -222,9 +222,9 @@ def _neighbour_pairs(cells: np.ndarray, reach: int) -> list[tuple[int, int]]:
     return [divmod(code, base) for code in codes]
 
 
-def _blend(image: Any, colours: Any, alpha: float, mask: Any = True) -> np.ndarray:
+def _blend(image: Any, colors: Any, alpha: float, mask: Any = True) -> np.ndarray:
     image = check_range(check_plane(image, "image"), "image")
-    over = np.shape(colours)[:2]
+    over = np.shape(colors)[:2]
     if image.shape != over:
         raise ValueError(
             f"Expected one shape, got an image {image.shape} and {over} over it."
@@ -232,5 +232,5 @@ def _blend(image: Any, colours: Any, alpha: float, mask: Any = True) -> np.ndarr
     if not is_real(alpha) or not 0 <= alpha <= 1:
         raise ValueError(f"Expected alpha from 0 to 1, got {alpha!r}.")
     share = np.where(mask, alpha, 0)[..., None]
-    blended = image[..., None] * (1 - share) + colours * share
+    blended = image[..., None] * (1 - share) + colors * share
     return np.clip(blended, 0, 1).astype(np.float32)
