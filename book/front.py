@@ -34,7 +34,7 @@ PREVIEW = STATIC / "preview.png"  # where a link to the book is shown
 SCREENSHOT = STATIC / "screenshot.png"  # of the built book, for the README
 CARDS = STATIC / "cards"
 RUN = ROOT / "results" / "recorded-run"
-# Made like the published network, with a fold held out.
+# The published network, and those made like it with a fold held out.
 PUBLISHED = ROOT / "results" / "quarter-adam-10000" / "best"
 TIMES = ROOT / "results" / "times.json"
 TITLES = {
@@ -54,91 +54,81 @@ TRAINED, TABLE = (
 
 
 def trained() -> str:
-    """What has a record, and what the table of experiments asks for besides."""
+    """What the table of experiments asks for, and what of it has a record."""
     from unet_lib.config import TrainConfig
     from unet_lib.results.table import read_table, state
 
     results, paper = ROOT / "results", TrainConfig()
-    kinds = {True: set(), False: set()}
-    for one in read_table(results / "experiments.toml"):
-        done = state(one, results / "none", results) == "recorded"
-        asked = one.config
-        kinds[done].add((-asked.base_channels, asked.optimizer, asked.steps))
-    lines = [
-        f"**Trained so far:** {listed(kinds[True])}.",
-        f"**Not trained yet:** {listed(kinds[False] - kinds[True])}.",
-        f"The paper's network has {paper.base_channels} channels on its first level;",
-        f"its recipe, as we read it, is SGD for {paper.steps:,} steps.",
-    ]
-    return fill(" ".join(lines), 88) + "\n"
+    asked = read_table(results / "experiments.toml")
+    done = [one for one in asked if state(one, ROOT / "none", results) == "recorded"]
+
+    def count(**fields: object) -> str:
+        """How many of the runs whose configurations have these fields are there."""
+        have, want = (
+            sum(fields.items() <= vars(one.config).items() for one in runs)
+            for runs in (done, asked)
+        )
+        return f"{have or 'none'} of {want}"
+
+    recipe = count(optimizer=paper.optimizer, steps=paper.steps)
+    wide = count(base_channels=paper.base_channels)
+    text = f"""**What has been trained:** {len(done)} of the {len(asked)} runs in
+        `results/experiments.toml`, mostly networks a quarter as wide as the paper's,
+        with Adam. The paper's recipe as we read it, SGD for {paper.steps:,} steps, has
+        been run to its end at that width, on {recipe} folds. Of the networks as wide
+        as the paper's, with {paper.base_channels} channels on their first level, {wide}
+        have been trained, for a third of these steps."""
+    return filled(text) + "\n"
 
 
-def listed(kinds: set[tuple[int, str, int]]) -> str:
-    """Channels, optimizers and steps in words, the widest first."""
-    found: dict[tuple[int, str], list[str]] = {}
-    for channels, optimizer, steps in sorted(kinds):
-        found.setdefault((-channels, optimizer), []).append(f"{steps:,}")
-    names = {"adam": "Adam", "sgd": "SGD"}
-    return "; ".join(
-        f"{channels} channels with {names[optimizer]}, {' and '.join(steps)} steps"
-        for (channels, optimizer), steps in found.items()
-    )
+def filled(text: str) -> str:
+    return fill(" ".join(text.split()), 88)
 
 
 def table() -> str:
-    """The README's table, from the recorded files alone."""
+    """The README's tables, from the recorded files alone."""
     from unet_lib.results import reported, spreads
 
-    run = json.loads((RUN / "metrics.json").read_text("utf-8"))
+    run = json.loads((PUBLISHED / "0-0" / "metrics.json").read_text("utf-8"))
+    config = json.loads((PUBLISHED / "0-0" / "config.json").read_text("utf-8"))
     times = json.loads(TIMES.read_text("utf-8"))
-    slices = f"{run['held_out'][0]} to {run['held_out'][-1]}"
     here = f"{times['cores']} cores, {times['device']}"
-    there = f"{run['threads']} cores, {run['device']}"
-    figures = json.loads((RUN / "scores.json").read_text("utf-8"))["figures"]
-    five, authors = spreads(PUBLISHED, 7), reported(ROOT / "results" / "authors.toml")
+    there = f"{run['threads']} core{'s' * (run['threads'] > 1)}, {run['device']}"
+    found, authors = spreads(PUBLISHED, 7), reported(ROOT / "results" / "authors.toml")
     scores = []
     for name, title in TITLES.items():
         digits = 6 if name == "warping_error" else 4
-        mean, spread, _, _ = five[name]
-        numbers = figures[name]["value"], mean, spread, authors[name]
-        one, mean, spread, theirs = (f"{number:.{digits}f}" for number in numbers)
-        scores.append(f"| {title} | {one} | {mean} ± {spread} | {theirs} |")
+        numbers = found[name].mean, found[name].folds, authors[name]
+        mean, spread, theirs = (f"{number:.{digits}f}" for number in numbers)
+        scores.append(f"| {title} | {mean} ± {spread} | {theirs} |")
     rows = [
         ("build the book", times["build"], here, "the site, from recorded outputs"),
         ("run the tests", times["tests"], here, ""),
         ("run all notebooks", times["notebooks"], here, "every page, quick settings"),
-        ("train the small network", run["seconds"], there, "the scores below"),
+        ("train the published network", run["seconds"], there, "`load_pretrained()`"),
     ]
     lines = [
         f"| {what} | {seconds / 60:.1f} min | {where} | {gives} |"
         for what, seconds, where, gives in rows
     ]
-    return "\n".join(
-        [
-            "",
-            "| | takes | on | gives |",
-            "|---|---|---|---|",
-            *lines,
-            "",
-            "No full-width network is in this table: ours are a quarter as wide as",
-            "the paper's. The small network is scored on the held-out slices",
-            f"{slices}, in one pass. The next column is the mean ± standard deviation",
-            "of five folds, each scored by a network that has not seen it, with",
-            "test-time augmentation over the paper's seven rotations. U-Net's scores",
-            "are for the test slices, so the columns are not comparable:",
-            "",
-            "| | small network | Adam, 16 channels, 10,000 steps | U-Net, test stack |",
-            "|---|---|---|---|",
-            *scores,
-            "",
-            "U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from the",
-            "challenge's later ranking; `results/authors.toml` has the sources. The",
-            f"small network was trained on {run['date']}, commit `{run['commit']}`;",
-            f"the other times were measured on {times['date']}, without downloads.",
-            "",
-            "",
-        ]
-    )
+    scored = f"""Five networks trained like the published one
+        ({config["base_channels"]} channels, Adam, {config["steps"]:,} steps), each scored
+        on slices that it has not seen, with test-time augmentation over the paper's
+        seven rotations (mean ± standard deviation), beside the authors' network. Theirs
+        was scored on the challenge's test slices, so the columns are not comparable:"""
+    sources = f"""U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from the
+        challenge's later ranking; `results/authors.toml` has the sources. The published
+        network was trained on {run["date"]}, commit `{run["commit"]}`; the other times
+        were measured on {times["date"]}, without downloads."""
+    parts = [
+        "\n".join(["| | takes | on | gives |", "|---|---|---|---|", *lines]),
+        filled(scored),
+        "\n".join(
+            ["| | ours, five folds | U-Net, test stack |", "|---" * 3 + "|", *scores]
+        ),
+        filled(sources),
+    ]
+    return "\n" + "\n\n".join(parts) + "\n\n"
 
 
 def pictures() -> None:

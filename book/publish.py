@@ -39,6 +39,17 @@ TITLES = {
     "v_rand": "V-Rand (1 is best)",
     "v_info": "V-Info (1 is best)",
 }
+# What the fields of a configuration mean, as the card says it.
+SETTINGS = {
+    "augmentation.mirror": "tiles mirrored at random",
+    "average": "decay of the moving average of the weights (0: none)",
+    "base_channels": "channels on the first level",
+    "dropout": "dropout rate",
+    "optimizer": "optimizer",
+    "precision": "arithmetic of the convolutions",
+    "steps": "training steps",
+    "tile": "input size of a tile, pixels",
+}
 
 
 def publish(network: Path) -> None:
@@ -50,16 +61,21 @@ def publish(network: Path) -> None:
 
 
 def recipe() -> str:
-    """The fields of its configuration that are not the paper's, a line each."""
+    """The settings of its configuration that are not the paper's, a line each."""
     path = RECORDS / "0-0" / "config.json"
-    paper = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
     found = json.loads(path.read_text("utf-8"))
+    paper = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
     lines = []
     for name in differences(path, paper):
-        value = found[name]
+        pairs = [(name, found[name], paper[name])]
         if name == "augmentation":
-            value = {k: v for k, v in value.items() if v != paper[name][k]}
-        lines.append(f"| `{name}` | `{value}` |")
+            pairs = [
+                (f"{name}.{field}", value, paper[name][field])
+                for field, value in found[name].items()
+                if value != paper[name][field]
+            ]
+        for field, here, there in pairs:
+            lines.append(f"| {SETTINGS[field]} | {here} | {there} | `{field}` |")
     return "\n".join(lines)
 
 
@@ -164,9 +180,10 @@ cells = probabilities > {cells}
 `images` are gray, `(slices, height, width)`, float32, 0 to 1, of any size, with about
 4 nm per pixel; the result is the probability of cell.
 
-- **Test-time augmentation:** `versions={versions}`. Of one pass, 7 rotations, and 8 \
-quarter turns
-  and mirror images, this had the best V-Rand at a fixed threshold over five folds.
+- **Test-time augmentation:** `versions={versions}`. We compared one pass, the paper's 7 \
+rotations, and 8
+  versions (quarter turns, each also mirrored); this had the best V-Rand at a fixed
+  threshold over five folds.
 - **Threshold:** {cells} to separate cells (V-Rand), {pixels} for the area of cells
   and membrane (pixel error). Thresholds below 0.5 are best because the weight map makes
   the network predict more membrane than the labels contain.
@@ -181,12 +198,13 @@ not used.
 ## How it was trained
 
 `unet-lib experiments results/experiments.toml --only {name}/0-0`:
-{run["steps"]:,} steps, {run["seconds"] / 60:.0f} minutes, {run["threads"]} thread(s) \
-of {run["device"]}, {run["date"]}, commit `{run["commit"]}`,
-torch {run["torch"]}. It differs from the paper's recipe in these settings:
+{run["steps"]:,} steps in {run["seconds"] / 60:.0f} minutes on \
+{run["threads"]} core{"s" * (run["threads"] > 1)} of an {run["device"]}, {run["date"]},
+commit `{run["commit"]}`, torch {run["torch"]}. It differs from the paper's recipe,
+as we read it, in these settings:
 
-| field of `TrainConfig` | here |
-|---|---|
+| setting | here | the paper's recipe | field of `TrainConfig` |
+|---|---|---|---|
 {recipe()}
 
 ## How good it is

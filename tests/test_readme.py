@@ -52,7 +52,7 @@ def test_the_figures_are_those_of_the_recorded_files():
     assert front.TABLE.findall(README) == [front.table()]
     assert front.TRAINED.findall(README) == [front.trained()]
     # What has been trained is said above all commands.
-    assert README.index("**Trained so far:**") < README.index("## Two commands")
+    assert README.index("**What has been trained:**") < README.index("## Two commands")
 
 
 def test_the_screenshot_is_small():
