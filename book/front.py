@@ -75,9 +75,9 @@ def trained() -> str:
     text = f"""**What has been trained:** {len(done)} of the {len(asked)} runs in
         `results/experiments.toml`, mostly networks a quarter as wide as the paper's,
         with Adam. The paper's recipe as we read it, SGD for {paper.steps:,} steps, has
-        been run to its end at that width, on {recipe} folds. Of the networks as wide
-        as the paper's, with {paper.base_channels} channels on their first level, {wide}
-        have been trained, for a third of these steps."""
+        been run to its end at that width, on {recipe} folds. Of the runs at the paper's
+        own width ({paper.base_channels} channels, a third of these steps), {wide} have
+        been made."""
     return filled(text) + "\n"
 
 
@@ -112,12 +112,12 @@ def table() -> str:
         for what, seconds, where, gives in rows
     ]
     scored = f"""Five networks trained like the published one
-        ({config["base_channels"]} channels, Adam, {config["steps"]:,} steps), each scored
-        on slices that it has not seen, with test-time augmentation over the paper's
+        ({config["base_channels"]} channels, Adam, {config["steps"]:,} steps), each
+        scored on slices that it has not seen, with test-time augmentation over the paper's
         seven rotations (mean ± standard deviation), beside the authors' network. Theirs
         was scored on the challenge's test slices, so the columns are not comparable:"""
-    sources = f"""U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from the
-        challenge's later ranking; `results/authors.toml` has the sources. The published
+    sources = f"""U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from
+        the challenge's later ranking; `results/authors.toml` has the sources. The published
         network was trained on {run["date"]}, commit `{run["commit"]}`; the other times
         were measured on {times["date"]}, without downloads."""
     parts = [

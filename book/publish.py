@@ -180,8 +180,8 @@ cells = probabilities > {cells}
 `images` are gray, `(slices, height, width)`, float32, 0 to 1, of any size, with about
 4 nm per pixel; the result is the probability of cell.
 
-- **Test-time augmentation:** `versions={versions}`. We compared one pass, the paper's 7 \
-rotations, and 8
+- **Test-time augmentation:** `versions={versions}`. We compared one pass, the paper's \
+7 rotations, and 8
   versions (quarter turns, each also mirrored); this had the best V-Rand at a fixed
   threshold over five folds.
 - **Threshold:** {cells} to separate cells (V-Rand), {pixels} for the area of cells
