@@ -113,13 +113,14 @@ def table() -> str:
     ]
     scored = f"""Five networks trained like the published one
         ({config["base_channels"]} channels, Adam, {config["steps"]:,} steps), each
-        scored on slices that it has not seen, with test-time augmentation over the paper's
-        seven rotations (mean ± standard deviation), beside the authors' network. Theirs
-        was scored on the challenge's test slices, so the columns are not comparable:"""
+        scored on slices that it has not seen, with test-time augmentation over the
+        paper's seven rotations (mean ± standard deviation), beside the authors'
+        network. Theirs was scored on the challenge's test slices, so the columns are
+        not comparable:"""
     sources = f"""U-Net's errors are from Table 1 of the paper, V-Rand and V-Info from
-        the challenge's later ranking; `results/authors.toml` has the sources. The published
-        network was trained on {run["date"]}, commit `{run["commit"]}`; the other times
-        were measured on {times["date"]}, without downloads."""
+        the challenge's later ranking; `results/authors.toml` has the sources. The
+        published network was trained on {run["date"]}, commit `{run["commit"]}`; the
+        other times were measured on {times["date"]}, without downloads."""
     parts = [
         "\n".join(["| | takes | on | gives |", "|---|---|---|---|", *lines]),
         filled(scored),
