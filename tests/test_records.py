@@ -162,10 +162,10 @@ def test_ablation_table(tmp_path):
     lonely = written(tmp_path / "lonely", {"5-0": 0.10})
     lines = ablation_table(base, {"worse": worse, "no change": same}).splitlines()
     assert lines[0] == "| | pixel error | 1 − V-Rand | 1 − V-Info |"
-    better = "−2\u00a0(−4,\u00a0+0)"  # V-Rand and V-Info are turned into errors
-    assert lines[2] == f"| worse | +2\u00a0(+4,\u00a0+0) | {better} | {better} |"
-    assert lines[3] == "| no change |" + " +0\u00a0(+0,\u00a0+0) |" * 3
-    half = round(1e4 * seed_band(base, 7, folds=2)["v_rand"])
+    better = "−0.02<br>(−0.04,\u00a0+0.00)"  # V-Rand and V-Info are turned into errors
+    assert lines[2] == f"| worse | +0.02<br>(+0.04,\u00a0+0.00) | {better} | {better} |"
+    assert lines[3] == "| no change |" + " +0.00<br>(+0.00,\u00a0+0.00) |" * 3
+    half = f"{100 * seed_band(base, 7, folds=2)['v_rand']:.2f}"
     assert lines[4] == "| *another seed* |" + f" ±{half} |" * 3
     for variants in ({}, {"lonely": lonely}, {"worse": worse, "lonely": base}):
         with pytest.raises(ValueError, match="Expected variants with equally many"):

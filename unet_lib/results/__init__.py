@@ -228,8 +228,9 @@ def ablation_table(
 ) -> str:
     """What some changes did to the errors, as a table in Markdown.
 
-    A row per variant has the mean of its `changes` and, in brackets, each run's, in
-    units of 0.0001; plus is worse than the baseline. The last row is the `seed_band`.
+    A row per variant has the mean of its `changes` and below it, in parentheses, those
+    of the single runs, in percentage points; plus is worse than the baseline. The last
+    row is the `seed_band`.
 
     Args:
         baseline: the folder that the variants are compared with.
@@ -256,11 +257,11 @@ def ablation_table(
     for title, one in found.items():
         cells = []
         for name in TITLES:
-            runs = 1e4 * np.array(list(one[name].values()))
-            each = ",\u00a0".join(f"{change:+z.0f}" for change in runs)
-            cells.append(f"{runs.mean():+z.0f}\u00a0({each})".replace("-", "−"))
+            runs = 100 * np.array(list(one[name].values()))
+            each = ",\u00a0".join(f"{change:+z.2f}" for change in runs)
+            cells.append(f"{runs.mean():+z.2f}<br>({each})".replace("-", "−"))
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    cells = [f"±{1e4 * band[name]:.0f}" for name in TITLES]
+    cells = [f"±{100 * band[name]:.2f}" for name in TITLES]
     return "\n".join([*lines, f"| *another seed* | {' | '.join(cells)} |"])
 
 
