@@ -37,9 +37,8 @@ AVOID = re.compile(
     "|".join(f"(?:{word.strip()})" for word in WORDS.split(";")),
     re.IGNORECASE,
 )
-CODE = re.compile(
-    r"```.*?^```|`+[^`\n]+`+|(?<=\])\([^()\s]+\)", re.DOTALL | re.MULTILINE
-)
+RULES = re.DOTALL | re.MULTILINE
+CODE = re.compile(r"```.*?^```|`+[^`\n]+`+|(?<=\])\([^()\s]+\)", RULES)
 
 
 def prose(path):
@@ -59,6 +58,16 @@ def test_words_to_avoid(path):
     text = " ".join(prose(path).split())
     found = [text[max(0, m.start() - 30) : m.end() + 30] for m in AVOID.finditer(text)]
     assert found == []
+
+
+# A table or a list that an editor has joined to one paragraph.
+JOINED = re.compile(r"\|[ \t]+\|---|[.:;] [-*] (?:\*\*|`|[A-Z])|[.:;] \d\. [A-Z]")
+
+
+@pytest.mark.parametrize("path", [one for one in CLEAN if one.endswith(".md")])
+def test_tables_and_lists_have_lines_of_their_own(path):
+    text = re.sub(r"```.*?^```", "", (ROOT / path).read_text("utf-8"), flags=RULES)
+    assert JOINED.findall(text) == []
 
 
 BRITISH = re.compile(
