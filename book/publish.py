@@ -42,7 +42,7 @@ TITLES = {
 # What the fields of a configuration mean, as the card says it.
 SETTINGS = {
     "augmentation.mirror": "tiles mirrored at random",
-    "average": "decay of the moving average of the weights (0: none)",
+    "average": "decay of the moving average of the weights (0: no average)",
     "base_channels": "channels on the first level",
     "dropout": "dropout rate",
     "optimizer": "optimizer",
@@ -75,8 +75,18 @@ def recipe() -> str:
                 if value != paper[name][field]
             ]
         for field, here, there in pairs:
-            lines.append(f"| {SETTINGS[field]} | {here} | {there} | `{field}` |")
+            values = " | ".join(map(in_words, (here, there)))
+            lines.append(f"| {SETTINGS[field]} | {values} | `{field}` |")
     return "\n".join(lines)
+
+
+def in_words(value: bool | float | str) -> str:
+    """A setting as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return {"adam": "Adam", "sgd": "SGD"}.get(value, value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def curves(versions: int) -> list[dict]:
@@ -180,10 +190,11 @@ cells = probabilities > {cells}
 `images` are gray, `(slices, height, width)`, float32, 0 to 1, of any size, with about
 4 nm per pixel; the result is the probability of cell.
 
-- **Test-time augmentation:** `versions={versions}`. We compared one pass, the paper's \
-7 rotations, and 8
-  versions (quarter turns, each also mirrored); this had the best V-Rand at a fixed
-  threshold over five folds.
+- **Test-time augmentation:** `versions={versions}` averages the predictions for \
+{versions} rotated versions
+  of each image. We compared 1, the paper's 7, and 8 (quarter turns, each also
+  mirrored); at a fixed threshold, {versions} had the best V-Rand, averaged over five
+  folds.
 - **Threshold:** {cells} to separate cells (V-Rand), {pixels} for the area of cells
   and membrane (pixel error). Thresholds below 0.5 are best because the weight map makes
   the network predict more membrane than the labels contain.
@@ -216,11 +227,15 @@ first column is the mean at the recommended threshold, {cells}. In the others, e
 is scored at its own best threshold, as in the challenge. All choices were made on these
 folds, so the first column is slightly optimistic, and the others more so.
 
+The errors are best at 0. The pixel error is about the area of cells and membrane, and
+all other scores are about cells that are merged or split;
+[The challenge's metrics](../book/metrics.md) defines them.
+
 | | mean at {cells} | mean at best | standard deviation | worst fold |
 |---|---|---|---|---|
 {held_out(versions, cells)}
 
-On the slices it was trained on, in one pass, it reaches
+On the slices it was trained on, without test-time augmentation, it reaches
 {trained_on()}.
 
 ## Limits
