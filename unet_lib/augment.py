@@ -1,8 +1,8 @@
 """Random tiles: deformed, rotated, shifted, with varied gray values (section 3.1).
 
-All that moves pixels is combined into one map of coordinates, and images, labels and
-weights are sampled through that same map once. So labels stay aligned with their
-image. Built in :doc:`augmentation`.
+Everything that moves pixels is combined into one map of coordinates, and images, labels
+and weights are sampled through this map once. So labels stay aligned with their image.
+Built in :doc:`augmentation`.
 """
 
 from functools import lru_cache
@@ -49,9 +49,9 @@ class Draw(NamedTuple):
 def spline_matrix(size: int, points: int = 3) -> torch.Tensor:
     """The weight of each of `points` grid values at each of `size` pixels.
 
-    The cubic B-spline through the grid, mirrored at its ends, the first and
-    last point on the first and last pixel: bicubic interpolation along one
-    axis. It is linear in the grid, so for a fixed size it is a matrix.
+    This is bicubic interpolation along one axis: a cubic B-spline through the grid
+    values, mirrored at its ends, with the first and last point on the first and last
+    pixel. It is linear in the grid values, so for a fixed size it is a matrix.
 
     Returns:
         float32 ``(size, points)``; its rows sum to 1.
@@ -68,8 +68,8 @@ def displacement_field(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     """A smooth field from displacement vectors on a coarse grid (section 3.1).
 
     Args:
-        grid: ``(batch, 2, points, points)``, row and column displacement in
-            pixels; the paper's has 3x3 points. Its corners lie on the field's.
+        grid: ``(batch, 2, points, points)``, row and column displacements in pixels;
+            the paper's grid has 3x3 points. Its corners lie on those of the field.
         size: height and width of the field.
 
     Returns:
@@ -92,11 +92,11 @@ def displacement_field(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
 def resample(
     maps: torch.Tensor, coordinates: torch.Tensor, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Sample maps at coordinates; beyond the border they continue mirrored.
+    """Sample maps at coordinates; beyond the edge, the maps continue mirrored.
 
     Args:
         maps: ``(batch, channel, height, width)``, float.
-        coordinates: ``(batch, 2, height', width')``, row and column in pixels.
+        coordinates: ``(batch, 2, height', width')``, rows and columns in pixels.
         mode: ``"bilinear"`` for images and weights, ``"nearest"`` for labels,
             whose values must not mix.
 
@@ -140,14 +140,14 @@ def _read(maps: torch.Tensor, places: torch.Tensor, mode: str) -> torch.Tensor:
 def deform(
     images: torch.Tensor, grid: torch.Tensor, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Images, or labels with ``mode="nearest"``, deformed by vectors on a grid.
+    """Deform images, or labels with ``mode="nearest"``, by vectors on a grid.
 
-    Each output pixel is sampled at its own position plus the field there. The same
-    grid moves an image and its labels alike.
+    Each output pixel is sampled at its own position plus the displacement there. The
+    same grid moves an image and its labels alike.
 
     Args:
         images: ``(batch, channel, height, width)``, float.
-        grid: ``(batch, 2, points, points)``, pixels, as `displacement_field`'s.
+        grid: ``(batch, 2, points, points)``, in pixels, as for `displacement_field`.
     """
     if images.ndim != 4:
         raise ValueError(
@@ -161,26 +161,28 @@ def deform(
 
 
 class TileSampler:
-    """Random tiles of a labeled stack, cut and moved on one device.
+    """Random tiles of a labeled stack, cut and augmented on one device.
 
-    A tile's center is drawn evenly from the whole slice, and what reaches beyond the
-    border is mirrored, so that every pixel is seen equally often; only the outermost
-    ones, which the mirror does not repeat, are seen half as often. For that, a slice is
-    drawn with a probability proportional to its pixels where slices differ in size.
+    The center of a tile is drawn uniformly from the whole slice, and what reaches
+    beyond the edge is mirrored. So every pixel is seen equally often, except for the
+    outermost ones, which the mirror does not repeat: they are seen half as often. If
+    slices differ in size, each is drawn in proportion to its number of pixels.
 
     Args:
         images: ``(slices, height, width)`` or ``(slices, channels, height, width)``,
             float, 0 to 1; or a list of such slices, which may differ in size.
         labels: the same shape without channels, integer: the class of each pixel, or
-            -1 where it is unknown. An unknown pixel of a tile is of class 0 and has
-            the weight 0, whatever its neighbors' weights.
-        weights: as `labels`, float, not negative: `weights.weight_map`.
+            -1 where it is unknown. In a tile, an unknown pixel gets the class 0 and the
+            weight 0, whatever the weights of its neighbors.
+        weights: the shape of `labels`, float, not negative, as from
+            `weights.weight_map`.
         tile: height and width of the image tiles, as the network takes them.
-        output: of the labels and weights: the network's output for `tile`.
-        augmentation: an `Augmentation`.
-        seed: for a given seed, tile i is always the same, in any order and batch;
-            between batches of different sizes up to the rounding of float32.
-        device: that holds the slices, each once, and makes the tiles.
+        output: height and width of the tiles of labels and weights, the output size of
+            the network for `tile`.
+        augmentation: how the tiles vary; the default is the paper's.
+        seed: with the same seed, tile i is always the same, in any order and batch;
+            between batches of different sizes, up to the rounding of float32.
+        device: the device that holds the slices, each once, and makes the tiles.
 
     Example:
         >>> stack = np.zeros((30, 64, 64), np.float32)
@@ -230,7 +232,7 @@ class TileSampler:
             self.maps = _maps(*stacks.values()).to(self.device)
 
     def draw(self, index: int) -> Draw:
-        """The random numbers of tile `index`, from the seed and the index alone."""
+        """Draw the random numbers of tile `index` from the seed and the index alone."""
         random = np.random.default_rng([self.seed, index])
         chosen = self.augmentation
         angle = random.uniform(0, 2 * np.pi) if chosen.rotation else 0.0
@@ -256,7 +258,7 @@ class TileSampler:
     def batch(
         self, indices: list[int] | range
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tiles number `indices`.
+        """Make the tiles with these numbers.
 
         Returns:
             images ``(batch, channels, tile, tile)`` float32, labels ``(batch, output,

@@ -28,9 +28,9 @@ def weighted_cross_entropy(
         weights: ``(batch, height, width)``, float, not negative.
 
     Raises:
-        ValueError: for shapes that do not match or are empty, and for other types.
-            On the CPU also for labels outside the classes, and for weights that are
-            negative or not finite; a GPU would have to be waited for.
+        ValueError: if shapes do not match or are empty, or if a type is another one.
+            On the CPU, also if labels are not among the classes, or if weights are
+            negative or not finite; on a GPU, this check would have to wait for it.
     """
     expected = (*scores.shape[:1], *scores.shape[2:])
     fit_together = scores.ndim == 4 and labels.shape == weights.shape == expected

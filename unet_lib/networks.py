@@ -1,7 +1,7 @@
 """Networks in files: saved, loaded, and the published one.
 
-Weights and the network's arguments go into one safetensors file, read without
-unpickling. The published network is a quarter of the paper's width; its card,
+The weights and the network's arguments go into one safetensors file, which is read
+without unpickling. The published network is a quarter of the paper's width; its card,
 pretrained.md beside this file, says what it was trained on, how well networks trained
 in the same way do on slices that they have not seen, and what it is not good for.
 Used in :doc:`training` and :doc:`results`.
@@ -31,10 +31,10 @@ def save_network(
 ) -> None:
     """Write a network's weights and constructor arguments as safetensors.
 
-    `dtype`, for example ``torch.float16``, is what floating-point weights are
-    stored as; the default keeps theirs. Of a network in a wrapper (DataParallel, an
-    average of the weights, `torch.compile`) the `UNet` is written. ValueError for
-    anything else, and for a `dtype` that would not hold its weights.
+    Floating-point weights are stored as `dtype`, for example ``torch.float16``; by
+    default, they keep their type. If the network is in a wrapper (DataParallel, an
+    average of the weights, `torch.compile`), the `UNet` inside is written. A
+    ValueError is raised for any other network, and if `dtype` cannot hold the weights.
     """
     network = unwrapped(network)
     if dtype is not None and not getattr(dtype, "is_floating_point", False):
@@ -55,11 +55,11 @@ def save_network(
 
 
 def load_network(path: str | Path, device: str | torch.device = "cpu") -> UNet:
-    """The network that `save_network` wrote, in float32 and evaluation mode.
+    """Load a network that `save_network` wrote, in float32 and evaluation mode.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or holds something else.
+        ValueError: if the file is damaged, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,13 +103,13 @@ def _network_of(metadata: dict[str, str], tensors: dict[str, torch.Tensor]) -> U
 
 
 def load_pretrained(device: str | torch.device = "cpu") -> UNet:
-    """The published network, in evaluation mode and float32.
+    """Load the published network, in float32 and evaluation mode.
 
-    It takes slices as `data.load_isbi2012` gives them: one gray channel, float32, 0
-    to 1, membranes dark, about 4 nm a pixel. Class 1 is *cell*.
+    It takes slices like those from `data.load_isbi2012`: one gray channel, float32, 0
+    to 1, with dark membranes and about 4 nm per pixel. Class 1 is *cell*.
 
     Args:
-        device: where to put it.
+        device: the device to put the network on.
 
     Raises:
         FileNotFoundError: if its file is missing from the installed package.

@@ -26,15 +26,16 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
     """Number the cells of one slice: its 4-connected components from 1 on.
 
     Args:
-        labels: ``(height, width)``; boolean or integer, 0 = membrane. A map
-            with more than one value above 0 is taken as numbered already; 0
-            and 1 are binary, and so are 0 and 255.
+        labels: ``(height, width)``, boolean or integer, 0 = membrane. A map with only
+            0 and 1, or 0 and 255, is binary. A map with more than one value above 0 is
+            taken to have numbered cells already.
 
     Returns:
         int32 ``(height, width)``, 0 = membrane.
 
     Raises:
-        ValueError: for other shapes and types, values below 0, and for gray values.
+        ValueError: if the shape or the type is another one, or if values are below 0
+            or look like gray values.
     """
     return _numbered(_checked_slice(labels))
 
@@ -42,12 +43,12 @@ def label_cells(labels: np.ndarray) -> np.ndarray:
 def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
     """Part cells that touch by a thin gap of background.
 
-    A pixel of a cell becomes background where another cell lies within `gap` pixels of
-    it, diagonally too: in the square of 2 gap + 1 pixels a side around it. So each of
-    two cells that touch loses a line of `gap` pixels, and cells that are farther apart
-    than `gap` stay as they are. A cell that is nowhere farther than `gap` from another
-    one is lost. The paper puts such a gap between touching cells of the same class,
-    whose width it does not say (section 3); without one, the border term of
+    A pixel of a cell becomes background if another cell lies within `gap` pixels of it,
+    diagonally too, that is, in the square with sides of 2 gap + 1 pixels around it. So
+    each of two touching cells loses a line of `gap` pixels, and cells that are farther
+    apart than `gap` stay as they are. A cell with no pixel farther than `gap` from
+    other cells is lost. The paper puts such a gap between touching cells of the same
+    class, but does not give its width (section 3); without a gap, the border term of
     `weight_map` has no pixels to act on. Used in :doc:`touching-cells`.
 
     Args:
@@ -56,11 +57,11 @@ def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
         gap: pixels that each of two touching cells loses; 0 leaves them as they are.
 
     Returns:
-        Of the shape and type of `labels`, which is not changed.
+        A new array with the shape and type of `labels`.
 
     Raises:
-        ValueError: for labels of another shape or type, below -1 or of gray values,
-            and for a gap that is not an integer from 0 on.
+        ValueError: if labels have another shape or type, are below -1 or look like
+            gray values, or if the gap is not an integer of at least 0.
 
     Example:
         >>> part(np.array([[3, 3, 3, 3, 8, 8, 8]]))
@@ -82,18 +83,18 @@ def part(labels: np.ndarray, gap: int = 1) -> np.ndarray:
 
 
 def class_balance(labels: np.ndarray, num_classes: int = 2) -> tuple[float, ...]:
-    r"""The weights :math:`w_c` that balance the classes, of membrane and of cell.
+    r"""The weights :math:`w_c` that balance the classes, of membrane, then of cell.
 
-    Each class gets the same total weight, and the mean weight is 1: of :math:`N`
-    classes, one with a fraction :math:`f` of the pixels has the weight
-    :math:`1 / (N f)`. The paper says that :math:`w_c` balances the classes, not how;
-    this is our reading. A class without pixels has the weight 1, and does not count in
-    :math:`N`.
+    Each class gets the same total weight, and the mean weight is 1: with :math:`N`
+    classes, a class that has a fraction :math:`f` of the pixels gets the weight
+    :math:`1 / (N f)`. The paper says that :math:`w_c` balances the classes, but not
+    how; this is our reading. A class without pixels gets the weight 1 and does not
+    count in :math:`N`.
 
     Args:
-        labels: any shape; 0 = membrane, above 0 = cell, or with more than two classes
-            the number of the class; -1 = unknown, which is left out.
-        num_classes: how many classes there are.
+        labels: any shape; 0 = membrane and above 0 = cell, or, with more than two
+            classes, the number of the class; -1 = unknown, which is left out.
+        num_classes: the number of classes.
     """
     labels = np.asarray(labels)
     if labels.size == 0:
@@ -113,10 +114,10 @@ def weight_map(
     .. math:: w(x) = w_c(x) + w_0 \exp(-(d_1(x) + d_2(x))^2 / (2 \sigma^2))
 
     :math:`d_1` and :math:`d_2` are the distances to the nearest and the second nearest
-    cell. The second term is added on membrane pixels only: it is there to make the
+    cell. The second term is added on membrane pixels only: its purpose is to make the
     network learn the border between two cells, and inside a cell it would only add to
     the cell's weight. :math:`w_c` is the `class_balance` of all the labels, so pass a
-    whole stack to weight its slices alike. A pixel that is unknown has the weight 0.
+    whole stack to weight its slices alike. An unknown pixel has the weight 0.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, or a list of
@@ -124,18 +125,18 @@ def weight_map(
             membrane) or with a number for each cell; -1 = unknown.
         w0: height of the second term. Paper: 10.
         sigma: its width in pixels. Paper: about 5.
-        num_classes: with more than 2, labels are the numbers of classes, 0 =
-            background; cells are then the 4-connected components of what is above 0,
-            of whatever classes.
+        num_classes: if it is above 2, labels are the numbers of classes, 0 =
+            background; cells are then the 4-connected components of all pixels above
+            0, whatever their classes.
 
     Returns:
-        float32 of the shape of `labels`, 0 where they are -1 and above 0 elsewhere; for
-        a list, a list.
+        float32 with the shape of `labels`, 0 where they are -1 and above 0 elsewhere;
+        a list if `labels` is a list.
 
     Raises:
-        ValueError: for labels of another shape or type, below -1, of gray values, or
-            not below `num_classes` if that is above 2, and for a negative w0 or a sigma
-            that is not positive.
+        ValueError: if labels have another shape or type, are below -1, look like gray
+            values, or are not below `num_classes` although that is above 2; if w0 is
+            negative; or if sigma is not positive.
 
     Example:
         Two cells with one pixel of membrane between them:
@@ -181,19 +182,19 @@ def _weigh(
 def border_distances(
     labels: np.ndarray, reach: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances d1, d2 to the nearest and the second nearest cell.
+    """The distances d1 and d2 to the nearest and the second nearest cell.
 
-    Measured in pixels from the center of a membrane pixel to the closest pixel
-    center of the cell. The distances are exact, and one search finds them for all
-    cells: first the two nearest different cells in each pixel's own row, then the
-    rows above and below, nearest first, until no farther row can be closer.
+    They are measured in pixels, from the center of a membrane pixel to the center of
+    the closest pixel of the cell. They are exact, and one search finds them for all
+    cells: first the two nearest different cells in each pixel's own row, then the rows
+    above and below, nearest first, until no farther row can be closer.
 
     Args:
-        labels: ``(height, width)`` as for `weight_map`.
-        reach: distances above it need not be exact and may be infinite.
+        labels: ``(height, width)``, as for `weight_map`.
+        reach: distances above this need not be exact and may be infinite.
 
     Returns:
-        Two float64 ``(height, width)``. Inside cells both are 0. The first is
+        Two float64 arrays ``(height, width)``. Inside cells both are 0. The first is
         infinite in a slice without cells, the second in one with fewer than two.
     """
     if not is_real(reach) or not reach >= 0:

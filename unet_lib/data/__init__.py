@@ -42,14 +42,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Stacks:
-    """The stacks as arrays, ``(slices, height, width)`` each.
+    """The four stacks as arrays, each ``(slices, height, width)``.
 
     Images are float32 from 0 to 1; labels are uint8, 1 = cell and 0 = membrane.
-    `test_labels` is None where they are not at hand. `source` is ``"ISBI 2012"`` or
+    `test_labels` is None if they are not available. `source` is ``"ISBI 2012"`` or
     ``"synthetic"``.
 
     Raises:
-        ValueError: for anything else, naming the stack.
+        ValueError: if a stack is anything else; the message names it.
     """
 
     train_images: np.ndarray
@@ -80,21 +80,21 @@ class Stacks:
 def load_isbi2012(folder: str | Path | None = None) -> Stacks:
     """Load the ISBI 2012 stacks and check every pixel.
 
-    They come from `folder`; else from the folder that the environment variable
-    ``UNET_BOOK_DATA`` names; else from the user's cache; else from the organizers'
-    zip, which is then kept in the cache.
+    The files are read from `folder`, or else from the folder that the environment
+    variable ``UNET_BOOK_DATA`` names, or else from the user's cache. If none of these
+    has them, the organizers' zip is downloaded and kept in the cache.
     Source: https://imagej.net/events/isbi-2012-segmentation-challenge.
 
     Args:
-        folder: that holds the organizers' TIFF files.
+        folder: the folder with the organizers' TIFF files.
 
     Returns:
         `Stacks`.
 
     Raises:
-        DataError: for a file that is missing, unreadable or other than published,
-            naming it.
-        DownloadError: where the zip cannot be fetched.
+        DataError: if a file is missing, unreadable or differs from what was published;
+            the message names it.
+        DownloadError: if the zip cannot be downloaded.
     """
     if folder is None:
         folder = os.environ.get(VARIABLE)
@@ -117,17 +117,17 @@ def load_isbi2012(folder: str | Path | None = None) -> Stacks:
 
 
 def load_or_stand_in() -> Stacks:
-    """Load the real stacks where they are to be had, else the stand-in.
+    """Load the real stacks if they are available, otherwise the stand-in.
 
-    Prints one line where it is the stand-in. Where ``UNET_BOOK_DATA`` is the word
-    ``synthetic``, nothing else is tried.
+    If it is the stand-in, one line is printed. If ``UNET_BOOK_DATA`` is the word
+    ``synthetic``, the stand-in is used without looking for the real stacks.
 
     Returns:
         `Stacks`.
 
     Raises:
-        DataError: where a folder or the cache holds a wrong file: then there is no
-            silent stand-in.
+        DataError: if a folder or the cache holds a wrong file. In this case the
+            stand-in is not used.
     """
     if os.environ.get(VARIABLE) == "synthetic":
         stacks = synthetic_stacks()
@@ -152,7 +152,7 @@ def load_or_stand_in() -> Stacks:
 
 
 def synthetic_stacks() -> Stacks:
-    """Return `Stacks` of `synthetic_em`, to stand in for ISBI 2012's."""
+    """Return `Stacks` drawn by `synthetic_em`, a stand-in for those of ISBI 2012."""
     train_images, train_labels = kept_em(seed=0)
     test_images, _ = kept_em(seed=1)
     return Stacks(train_images, train_labels, test_images, None, "synthetic")
@@ -161,16 +161,16 @@ def synthetic_stacks() -> Stacks:
 def folds(slices: int = 30, k: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split slices into `k` contiguous blocks, each held out once.
 
-    Neighboring slices look alike, so a random split would test on near copies
-    of what it trained on.
+    Neighboring slices look alike, so a random split would test on near copies of the
+    slices that it trained on.
 
     Args:
-        slices: how many there are.
-        k: how many blocks; their sizes differ by one slice at the most.
+        slices: the number of slices.
+        k: the number of blocks; their sizes differ by at most one slice.
 
     Returns:
-        A list of `k` pairs, training indices and held-out indices, int arrays in
-        rising order.
+        A list of `k` pairs: the training indices and the held-out indices, both int
+        arrays in ascending order.
 
     Raises:
         ValueError: unless 2 <= k <= slices.
@@ -194,19 +194,19 @@ def folds(slices: int = 30, k: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def export_slices(stacks: Stacks, folder: str | Path) -> None:
-    """Write the stacks as one 8-bit PNG a slice, for other tools.
+    """Write the stacks as 8-bit PNG files, one per slice, for other tools.
 
-    They go to ``train/images``, ``train/labels``, ``test/images`` and, where present,
-    ``test/labels``, named ``00.png``, ``01.png`` and so on; labels are 255 = cell and
-    0 = membrane. All slices are there at the end, or nothing is.
+    The files go to ``train/images``, ``train/labels``, ``test/images`` and, if there
+    are test labels, ``test/labels``. They are named ``00.png``, ``01.png`` and so on;
+    labels are 255 = cell and 0 = membrane. Either all slices are written, or none.
 
     Args:
-        stacks: `Stacks`.
-        folder: a new one, or an empty one.
+        stacks: the stacks to write.
+        folder: a folder that is new or empty.
 
     Raises:
-        ValueError: for anything but `Stacks`.
-        FileExistsError: where `folder` is a file or is not empty.
+        ValueError: if `stacks` is not a `Stacks`.
+        FileExistsError: if `folder` is a file or is not empty.
     """
     if not isinstance(stacks, Stacks):
         raise ValueError(

@@ -84,7 +84,7 @@ class Frames(NamedTuple):
         np.ndarray
     )  # the same shape, int32: cells from 1 on, 0 background, -1 unknown
     sequences: np.ndarray  # (frames,): "01" or "02"
-    numbers: np.ndarray  # (frames,): of the frame in its sequence, from 0
+    numbers: np.ndarray  # (frames,): number of the frame in its sequence, from 0
     source: str = "DIC-C2DH-HeLa"
 
 
@@ -134,18 +134,18 @@ def load_dic_hela(folder: str | Path | None = None) -> Frames:
 
 
 def load_hela_or_stand_in() -> Frames:
-    """Load the HeLa frames where ``UNET_BOOK_HELA`` names them, else drawn cells.
+    """Load the HeLa frames if ``UNET_BOOK_HELA`` names them, otherwise a stand-in.
 
-    Prints one line where it is the stand-in: `synthetic_cells` of the same sizes and
-    numbers, with 3 masks left in frame 67 of 01. ``UNET_BOOK_DATA`` set to the word
-    ``synthetic`` asks for it.
+    If it is the stand-in, one line is printed. It consists of `synthetic_cells` with
+    the sizes and numbers of the real frames, and frame 67 of sequence 01 has only 3
+    masks. If ``UNET_BOOK_DATA`` is the word ``synthetic``, the stand-in is always used.
 
     Returns:
         `Frames`.
 
     Raises:
-        DataError: where the folder that is named holds a wrong file: then there is no
-            silent stand-in.
+        DataError: if the folder that is named holds a wrong file. In this case the
+            stand-in is not used.
     """
     if os.environ.get(VARIABLE) == "synthetic":
         reason = f"as {VARIABLE} asks"
@@ -220,7 +220,7 @@ def synthetic_cells(
     Args:
         slices: how many images to draw, each with cells of its own.
         size: height and width of an image, 64 at least.
-        seed: of the random generator.
+        seed: seed of the random generator.
 
     Returns:
         Images and labels, both ``(slices, size, size)``. Images are float32 from 0 to

@@ -1,7 +1,8 @@
-"""Images and labels from files as people have them: TIFF, PNG, JPEG, or a folder.
+"""Your own images and labels from files: TIFF, PNG, JPEG, or a folder of them.
 
-All commands read by these functions. They give the right array or a ValueError that
-says in one sentence what is in the way and what to do. Used in :doc:`own-images`.
+All commands read files with these functions. They return the right array, or raise a
+ValueError that says in one sentence what is wrong and what to do. Used in
+:doc:`own-images`.
 """
 
 import itertools
@@ -28,22 +29,22 @@ NOT_IMAGES = {"thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """What a file or a folder holds.
+    """The content of a file or a folder.
 
     Attributes:
         pixels: ``(slices, height, width)``, or with channels ``(slices, channels,
-            height, width)``; where the images of a folder differ in size, a list of
-            one array for each slice.
-        axes: of the file, a letter each: ``"YX"`` for one image, ``"ZYX"``, ``"TYX"``
-            for time points, ``"TZYX"``, with ``"C"`` before ``"YX"`` for channels. The
-            slices of `pixels` are its T and Z, one after the other.
-        lengths: of the axes that became slices: ``()`` for one image, ``(5,)`` for
-            ``"ZYX"`` of five.
-        names: the file of each slice.
+            height, width)``; if the images of a folder differ in size, a list with
+            one array per slice.
+        axes: the axes of the file, one letter each: ``"YX"`` for one image, ``"ZYX"``
+            for a stack, ``"TYX"`` for time points, ``"TZYX"`` for both; ``"C"`` before
+            ``"YX"`` for channels. T and Z together become the slices of `pixels`.
+        lengths: the lengths of the axes that became slices: ``()`` for one image,
+            ``(5,)`` for ``"ZYX"`` with five slices.
+        names: the file that each slice comes from.
         colors: whether the channels are red, green and blue.
-        pixel_size: ``(depth, height, width)`` of a pixel in `unit`, or None; a depth
-            of None is not known.
-        unit: as ``"µm"``, or None.
+        pixel_size: ``(depth, height, width)`` of a pixel in `unit`, or None; the
+            depth is None if it is not known.
+        unit: the unit of `pixel_size`, such as ``"µm"``, or None.
     """
 
     pixels: np.ndarray | list[np.ndarray]
@@ -57,10 +58,11 @@ class Images:
     def for_channels(self, count: int) -> np.ndarray | list[np.ndarray]:
         """The pixels for a network of `count` input channels.
 
-        A gray picture that is stored as equal red, green and blue is one channel.
+        A gray image that is stored as equal red, green and blue counts as one channel.
 
         Raises:
-            ValueError: where the file has another number, with what to do.
+            ValueError: if the file has another number of channels; the message says
+                what to do.
         """
         parts = self.pixels if isinstance(self.pixels, list) else [self.pixels]
         found = parts[0].shape[-3] if "C" in self.axes else 1
@@ -92,9 +94,9 @@ class Images:
         """Write a result for these images as a TIFF with their axes and pixel size.
 
         Args:
-            path: of the file.
+            path: the file to write.
             result: ``(slices, height, width)``, of a type that `tiff.write_tiff` takes.
-            classes: whether it is ``(slices, classes, height, width)``.
+            classes: whether `result` is ``(slices, classes, height, width)`` instead.
         """
         lead = self.axes.removesuffix("YX").removesuffix("C")
         result = result.reshape(*self.lengths, *result.shape[1:])
@@ -108,30 +110,32 @@ def read_images(
     gray: bool = False,
     value_range: tuple[float, float] | Literal["auto"] | None = None,
 ) -> Images:
-    """Read images for a network, from 0 to 1.
+    """Read images as float32 arrays from 0 to 1, the form that a network takes.
 
     Args:
-        path: of a TIFF, a PNG or a JPEG, one image or a stack; or of a folder of them,
-            which are read in the order of their names, 2 before 10.
-        channel: the one channel or color to take, counted from 1 as Fiji does.
-        gray: whether to convert colors to gray, by the weights .299, .587, .114.
-        value_range: the values that become 0 and 1; what lies outside is clipped.
-            Without it, integers are scaled by the largest value of their type, or of
-            the bits that the file says are used, and floats must be from 0 to 1.
-            ``"auto"`` takes the 0.5th and 99.5th percentile of all pixels, a deviation
-            from the paper: the same tissue then has other gray values beside other
-            neighbors.
+        path: a TIFF, PNG or JPEG file with one image or a stack, or a folder of such
+            files, which are read in the order of their names, 2 before 10.
+        channel: the only channel or color to use, counted from 1 as in Fiji.
+        gray: whether to convert colors to gray, with the weights 0.299 for red, 0.587
+            for green and 0.114 for blue.
+        value_range: the two gray values that become 0 and 1; values outside this range
+            are clipped. By default, integers are divided by the largest value of their
+            type, or of the number of bits that the file states, and floats must lie
+            between 0 and 1 already. ``"auto"`` uses the 0.5th and 99.5th percentiles
+            of all pixels. This is a deviation from the paper: the gray values of the
+            same tissue then depend on what else is in the images.
 
     Returns:
         `Images` of float32.
 
     Raises:
-        ValueError: for what cannot be read, or is not clear, with what to do.
-        OSError: for what cannot be opened.
+        ValueError: if a file cannot be read or could mean more than one thing; the
+            message says what to do.
+        OSError: if a file cannot be opened.
 
     Warns:
-        UserWarning: where the largest value is far below that of the type, as with 12
-            bits in a 16-bit file.
+        UserWarning: if the largest value is far below the maximum of the type, as with
+            12-bit values in a 16-bit file.
     """
     if channel is not None and gray:
         raise ValueError("Expected a channel or gray=True, got both: leave one out.")
@@ -142,16 +146,18 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
     """Read labels.
 
     Args:
-        path: of a TIFF or a PNG, or a folder, as for `read_images`.
-        binary: whether they are 0 = membrane or background and 1 or 255 = cell. Else
-            they are numbers of classes or of cells, 0 = background, -1 = unknown.
+        path: a TIFF or PNG file, or a folder of them, as for `read_images`.
+        binary: whether the labels are 0 = membrane or background and 1 or 255 = cell.
+            Otherwise they are the numbers of classes or of cells, 0 = background,
+            -1 = unknown.
 
     Returns:
-        `Images` of uint8, 0 and 1; or of int32, as stored.
+        `Images`: uint8, 0 and 1, for binary labels; otherwise int32, as stored.
 
     Raises:
-        ValueError: for any other value, naming one, and for what cannot be read.
-        OSError: for what cannot be opened.
+        ValueError: if a file holds another value, which the message names, or cannot
+            be read.
+        OSError: if a file cannot be opened.
     """
     rasters = [_numbers.label_numbers(raster) for raster in _load(path, lossless=True)]
     for raster in rasters:
@@ -170,19 +176,19 @@ def read_labels(path: str | Path, binary: bool = True) -> Images:
 
 
 def read_probabilities(path: str | Path) -> Images:
-    """Read probabilities of cell, as `Images.write` and others write them.
+    """Read probabilities of cell, written by `Images.write` or by another program.
 
-    Integers are scaled by the largest value of their type.
+    Integers are divided by the largest value of their type.
 
     Args:
-        path: of a TIFF or a PNG, or a folder, as for `read_images`.
+        path: a TIFF or PNG file, or a folder of them, as for `read_images`.
 
     Returns:
         `Images` of float32 from 0 to 1.
 
     Raises:
-        ValueError: for other values, and for what cannot be read.
-        OSError: for what cannot be opened.
+        ValueError: if values lie outside 0 to 1, or a file cannot be read.
+        OSError: if a file cannot be opened.
     """
     images = _images(path, probabilities=True)
     if "C" not in images.axes:
@@ -200,13 +206,13 @@ def read_probabilities(path: str | Path) -> Images:
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The images of a folder in the order of their names, 2 before 10.
+    """List the image files of a folder in the order of their names, 2 before 10.
 
-    Folders in it and hidden files are left out.
+    Folders inside it and hidden files are left out.
 
     Raises:
-        ValueError: for a folder without images, and for a file that is not one.
-        OSError: for a folder that cannot be opened.
+        ValueError: if the folder has no images, or a file that is not an image.
+        OSError: if the folder cannot be opened.
     """
     folder = resolved(folder)
     files = [

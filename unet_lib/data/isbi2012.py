@@ -1,4 +1,4 @@
-"""The challenge's files as they were published: read, checked to the pixel, fetched.
+"""The challenge's published files: download them, read them, check every pixel.
 
 Used by `data.load_isbi2012`. Built in :doc:`data`.
 """
@@ -59,16 +59,16 @@ def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.n
     """Read the files of a folder and check every pixel.
 
     Args:
-        folder: that holds the organizers' TIFF files, or their unpacked zip.
-        remedy: a sentence that the error ends with, on what to do with a wrong file.
+        folder: the folder with the organizers' TIFF files, or with their unpacked zip.
+        remedy: the last sentence of an error: what to do with a wrong file.
 
     Returns:
-        A dictionary of file names and ``(30, 512, 512)`` uint8 arrays, `TEST_LABELS`
-        among them where that file is there.
+        A dictionary from file names to ``(30, 512, 512)`` uint8 arrays, with
+        `TEST_LABELS` if that file exists.
 
     Raises:
-        DataError: for a file that is missing, unreadable or other than published,
-            naming it.
+        DataError: if a file is missing, unreadable or differs from what was published;
+            the message names it.
     """
     folder = Path(folder).expanduser()
     inner = folder / "ISBI-2012-challenge"  # as the organizers' zip unpacks
@@ -93,15 +93,15 @@ def read_folder(folder: str | Path, remedy: str | None = None) -> dict[str, np.n
 
 
 def read_or_fetch() -> dict[str, np.ndarray]:
-    """Read the files of the user's cache; fetch the organizers' zip where it has none.
+    """Read the files from the user's cache; if it has none, download the zip first.
 
     Returns:
-        As `read_folder`.
+        The same as `read_folder`.
 
     Raises:
-        DataError: as `read_folder`, for the cache and for the zip.
-        DownloadError: where the zip cannot be fetched; `CacheError` where it cannot
-            be kept.
+        DataError: as for `read_folder`, for the cache and for the zip.
+        DownloadError: if the zip cannot be downloaded.
+        CacheError: if its files cannot be kept in the cache.
     """
     cache = cache_folder()
     if all((cache / name).is_file() for name in PIXELS_SHA256):
@@ -111,7 +111,7 @@ def read_or_fetch() -> dict[str, np.ndarray]:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder of this book (where pooch would put it)."""
+    """Return this book's folder in the user's cache, where pooch would put it."""
     # Computed here, so that cached stacks load where pooch is not installed.
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"

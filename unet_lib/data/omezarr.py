@@ -94,16 +94,17 @@ def read_zarr(
             not ``"auto"``. Without it, all pixels are read once to find their range.
 
     Returns:
-        `Images`, whose `pixels` are values as stored, for `blocks.predict_into`; and
-        the values that become 0 and 1.
+        `Images`, whose `pixels` are the values as stored, for `blocks.predict_into`,
+        and the two values that become 0 and 1.
 
     Raises:
-        ValueError: if it is not such an image, or is not clear; it says what to do.
+        ValueError: if the folder is not such an image, or could mean more than one
+            thing; the message says what to do.
         ImportError: if the extra is not installed.
-        OSError: if it cannot be opened.
+        OSError: if the folder cannot be opened.
 
     Warns:
-        UserWarning: as `images.read_images`.
+        UserWarning: as for `images.read_images`.
     """
     path = resolved(path)
     zarr = _library()

@@ -1,4 +1,4 @@
-"""A synthetic stand-in for the stacks, for machines that have none.
+"""A synthetic stand-in for the stacks, for machines that do not have them.
 
 Shown in :doc:`data`.
 """
@@ -24,24 +24,24 @@ def synthetic_em(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a stack that looks like EM of neural tissue, with its labels.
 
-    Irregular cells drift from slice to slice; their membranes, about 5 px wide in
-    the labels as in the real ones, are dark, of varying strength and here and there
-    smeared as if cut at a slant; the cytoplasm is grained and holds vesicles and
-    mitochondria, whose membranes are not labeled. Gray values have the mean and
-    spread of the real training stack. The same arguments give the same stack. Made
-    for this project.
+    Irregular cells drift from slice to slice. Their membranes are dark, vary in
+    strength, and are smeared in places as if cut at a slant; in the labels they are
+    about 5 pixels wide, as in the real labels. The cytoplasm is grainy and holds
+    vesicles and mitochondria, whose membranes are not labeled. Gray values have the
+    mean and the spread of the real training stack. The same arguments give the same
+    stack. Made for this project.
 
     Args:
-        slices: how many.
-        size: height and width of a slice, 16 at least.
-        seed: of all that is random.
+        slices: the number of slices.
+        size: height and width of a slice, at least 16.
+        seed: seed of everything that is random.
 
     Returns:
         Images and labels, both ``(slices, size, size)``. Images are float32 from 0 to
-        1; labels are uint8, 1 = cell and 0 = membrane, about 22 %.
+        1; labels are uint8, 1 = cell and 0 = membrane, which covers about 22%.
 
     Raises:
-        ValueError: for numbers that are not whole, or below these bounds.
+        ValueError: if an argument is not an integer, or is below these bounds.
     """
     least = ((slices, 1), (size, 16), (seed, 0))
     if not all(isinstance(value, Integral) and value >= low for value, low in least):
@@ -80,7 +80,8 @@ def synthetic_em(
 def kept_em(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return `synthetic_em(seed=seed)`, which takes seconds, from the user's cache.
 
-    It is drawn and kept there the first time, and again when this file changes.
+    The first call draws the stack and stores it there; so does the first call after
+    this file has changed.
     """
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     kept = cache_folder() / f"synthetic-{seed}-{code}.npz"

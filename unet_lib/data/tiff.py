@@ -1,4 +1,4 @@
-"""TIFF stacks: read as Fiji, tifffile and others write them, written for Fiji."""
+"""TIFF stacks: read as Fiji, tifffile and others write them, and written for Fiji."""
 
 import math
 from pathlib import Path
@@ -17,24 +17,24 @@ AXES = ("YX", "ZYX", "TYX", "CYX", "ZCYX", "TCYX", "TZYX", "TZCYX")
 
 
 def read_tiff(path: str | Path) -> np.ndarray:
-    """Read one image or one stack, its numbers as they are stored.
+    """Read one image or one stack, with its values as stored.
 
-    Axes of length one go, but for height and width; so a stack of one slice is
-    an image. Pages of one size that were written one by one are a stack. Colors
-    and channels come right before height and width. `images.read_images` goes on
-    from here: it tells colors from slices, and knows what the numbers mean.
+    Axes of length one are dropped, except height and width, so a stack of one slice
+    becomes an image. Pages of the same size that were written one by one are a stack.
+    Colors and channels come right before height and width. `images.read_images` builds
+    on this function: it tells colors from slices and knows what the values mean.
 
     Args:
-        path: of the file.
+        path: the file to read.
 
     Returns:
-        ``(height, width)``, ``(slices, height, width)`` or more axes, of the
-        file's type in the machine's byte order, upright if the file says how.
+        ``(height, width)``, ``(slices, height, width)`` or more axes, with the type of
+        the file in the byte order of the machine, upright if the file says how.
 
     Raises:
-        ValueError: for what is not a TIFF, or not a readable and whole one, and for
-            a file of several images of unlike sizes or of several stacks.
-        OSError: for a file that cannot be opened.
+        ValueError: if the file is not a TIFF, is damaged or incomplete, or holds
+            several images of different sizes or several stacks.
+        OSError: if the file cannot be opened.
     """
     return read_raster(path).pixels
 
@@ -49,19 +49,19 @@ def write_tiff(
     """Write an image or a stack as a TIFF that Fiji opens with its axes right.
 
     Args:
-        path: of the file; it is there whole in the end, or not at all.
-        pixels: float32, as `predict.predict` gives and the challenge asked for, or
-            uint8 or uint16, as label images are.
+        path: the file to write; it is written completely or not at all.
+        pixels: float32, as `predict.predict` returns and the challenge asked for, or
+            uint8 or uint16, as in label images.
         axes: one letter for each axis: ``"YX"``, ``"ZYX"`` for slices, ``"TYX"`` for
             time points, ``"CYX"`` or ``"ZCYX"`` for several classes, up to
             ``"TZCYX"``.
-        pixel_size: ``(depth, height, width)`` of a pixel; a depth of None is not
-            known.
-        unit: of the pixel size, as ``"µm"``.
+        pixel_size: ``(depth, height, width)`` of a pixel; the depth is None if it is
+            not known.
+        unit: the unit of the pixel size, such as ``"µm"``.
 
     Raises:
-        ValueError: for another type, axes that do not fit the shape, and a pixel size
-            that is not positive.
+        ValueError: if the type is another one, the axes do not fit the shape, or the
+            pixel size is not positive.
         OSError: if the file cannot be written.
     """
     types = (np.float32, np.uint8, np.uint16)
