@@ -1,4 +1,4 @@
-"""What a training run is asked to do: its fields, their ranges, their defaults.
+"""The settings of a training run: their names, ranges and defaults.
 
 Used in :doc:`training`, as `unet_lib.train.TrainConfig`.
 """
@@ -22,17 +22,17 @@ class Augmentation:
     """How the tiles vary. The defaults are the paper's, or our reading of it.
 
     Args:
-        deformation: standard deviation in pixels of the displacement vectors on the
+        deformation: standard deviation, in pixels, of the displacement vectors on the
             3x3 grid. Paper: 10. 0 turns the deformation off.
         rotation: rotate each tile by a random angle from 0 to 360 degrees. The paper
-            names rotation, but no range.
+            mentions rotation, but gives no range.
         mirror: mirror each tile with probability 1/2. Deviation: the paper does not
-            mention it; it doubles what 24 slices can teach.
-        contrast: gray values v become 0.5 + c (v - 0.5), where c differs from 1 by up
-            to this much. The paper names gray-value variation, but no range. 0 turns
-            it off.
-        brightness: then a number of up to this size, positive or negative, is added. 0
-            turns it off.
+            mention it; it doubles the number of different images.
+        contrast: gray values v become 0.5 + c (v - 0.5), where c differs from 1 by at
+            most this much. The paper mentions gray-value variation, but gives no range.
+            0 turns it off.
+        brightness: after that, a random number of at most this size, positive or
+            negative, is added. 0 turns it off.
     """
 
     deformation: float = 10.0
@@ -52,53 +52,55 @@ class TrainConfig:
 
     Args:
         in_channels: channels of the images. Paper: 1.
-        num_classes: classes of the labels, background among them. Paper: 2. With more,
-            the border term of the weights is for the background between two connected
-            pieces of whatever classes.
+        num_classes: number of classes in the labels, including background. Paper: 2.
+            With more, the border term of the weights applies to the background between
+            two connected components, whatever their classes.
         instances: the labels number the cells, 0 = background. Cells that touch are
-            parted by a thin gap (`weights.part`), as in the paper, and the network
-            learns cell against background.
+            separated by a thin gap (`weights.part`), as in the paper, and the network
+            learns to tell cells from background.
         base_channels: channels of the network's first level. Paper: 64.
         depth: how often the contracting path halves the image. Paper: 4.
         padding: of the network's convolutions: "valid" (the paper) or "same" (a
             deviation).
         dropout: dropout rate at the end of the contracting path. Paper: not stated.
-        batch_norm: batch normalization after each 3x3 convolution, a deviation. With
-            several processes, each normalizes over its own tiles.
+        batch_norm: add batch normalization after each 3x3 convolution, a deviation.
+            With several processes, each normalizes over its own tiles.
         weighting: "map" (the paper's weight map) or "none" (a deviation: every pixel
-            counts the same).
+            has the same weight).
         w0: height of the weight map's border term; 0 leaves only the class balance.
             Paper: 10.
-        sigma: width of that term in pixels. Paper: about 5.
+        sigma: width of the border term in pixels. Paper: about 5.
         augmentation: how the tiles vary.
         tile: input size of a tile, in pixels per side. Paper: large tiles; 572 in its
             figure.
         batch: tiles per step. Paper: 1.
         optimizer: "sgd" with momentum (the paper) or "adam" (a deviation that needs
             far fewer steps).
-        momentum: of SGD. Paper: 0.99.
-        learning_rate: at the start. Paper: not stated; 1e-3 had the lowest loss in
-            trials of 1,500 steps at a quarter of the width.
+        momentum: momentum of SGD. Paper: 0.99.
+        learning_rate: learning rate at the start. Paper: not stated; 1e-3 had the
+            lowest loss in trials of 1,500 steps at a quarter of the width.
         schedule: "linear" (the learning rate falls to 0 over the steps) or
             "constant". Paper: not stated.
-        steps: number of training steps. Paper: 10 hours.
-        average: decay of the exponential moving average (EMA) of the weights, which
-            then become the trained network; 0 (the paper) keeps the last weights.
-            Deviation: it averages out the noise of the last steps. It reaches back
-            over about 1 / (1 - average) steps; where that is a large part of the run,
-            the average lags behind.
-        precision: of the convolutions: "float32", "bfloat16", or for older GPUs
-            "float16" with a scaled loss. The 16-bit types are deviations that are
-            faster and need less memory; weights, loss and updates stay in float32.
-        compile: let torch.compile fuse the network; on a GPU this is worth the minute
-            it takes.
-        deterministic: use only algorithms that give the same bits every time; slower
-            on a GPU. On a CPU a run is repeatable anyway, given the number of threads.
-        seed: of the initial weights, the tiles and the dropout.
+        steps: number of training steps. Paper: not stated; it trained for 10 hours.
+        average: decay of an exponential moving average (EMA) of the weights, which
+            becomes the trained network; 0 (the paper) keeps the last weights. A
+            deviation, which averages out the noise of the last steps. It reaches back
+            over about 1 / (1 - average) steps; if that is a large part of the run, the
+            average lags behind.
+        precision: number type of the convolutions: "float32", "bfloat16", or, for
+            older GPUs, "float16" with a scaled loss. The 16-bit types are deviations
+            that are faster and need less memory; weights, loss and updates stay in
+            float32.
+        compile: let torch.compile fuse operations of the network; on a GPU, this is
+            worth the minute that it takes.
+        deterministic: use only algorithms that give bit-identical results every time;
+            slower on a GPU. On a CPU, a run is repeatable anyway with the same number
+            of threads.
+        seed: seed of the initial weights, the tiles and the dropout.
         held_out: numbers of the slices that training never sees. They are predicted
-            after each of the steps in watch_at, for you to look at, and at the end.
-        watch_at: numbers of steps.
-        save_every: steps between two checkpoints.
+            after each of the steps in `watch_at`, for you to look at, and at the end.
+        watch_at: numbers of the steps after which held-out slices are predicted.
+        save_every: number of steps between two checkpoints.
         device: "cpu", "cuda" or "mps"; None takes the fastest one available.
     """
 
@@ -173,9 +175,10 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "TrainConfig":
-        """A configuration from a run's config.json; missing fields take the default.
+        """Make a configuration from the fields in a run's config.json.
 
-        ValueError for unknown fields, and for values that the class refuses.
+        Missing fields take the default. A ValueError is raised for unknown fields, and
+        for values that the class refuses.
         """
         _check_fields(cls, fields)
         if "augmentation" in fields:

@@ -24,7 +24,7 @@ Padding = Literal["valid", "same"]
 
 
 class UNet(nn.Module):
-    """U-Net; with no arguments the network of the paper's Figure 1.
+    """The U-Net; without arguments, the network of the paper's Figure 1.
 
     The input is ``(batch, in_channels, height, width)``, float. The output is the
     logits, ``(batch, num_classes, height', width')`` with
@@ -35,21 +35,21 @@ class UNet(nn.Module):
         num_classes: channels of the output. Paper: 2.
         base_channels: channels of the first level; each level has twice as many
             as the one above. Paper: 64. Fewer are a deviation: half the channels
-            take about a quarter of the time and are less accurate, as measured in
-            :doc:`results`.
+            take about a quarter of the time, and the network is less accurate, as
+            measured in :doc:`results`.
         depth: how often the contracting path halves the image. Paper: 4.
         padding: ``"valid"`` (paper): each 3x3 convolution removes a border of one
             pixel. ``"same"``, a deviation: the output is as large as the input,
             and pixels near the border are computed from zeros.
         dropout: dropout rate after the last two levels of the contracting path,
             as in the authors' released network. The paper gives no rate; 0.5 is
-            that network's.
+            the rate of that network.
         batch_norm: add batch normalization between each 3x3 convolution and its
-            ReLU, a deviation that most replications take.
+            ReLU, a deviation that most replications make.
 
     Raises:
-        ValueError: for arguments out of range; ``forward`` raises it for an input
-            of the wrong shape or type, or of a size that the network cannot take.
+        ValueError: if an argument is out of range; ``forward`` raises it if the input
+            has the wrong shape or type, or a size that the network cannot take.
 
     Example:
         >>> network = UNet(base_channels=2)  # the sizes do not depend on it
@@ -140,15 +140,15 @@ class UNet(nn.Module):
         return self.classify(features)
 
     def output_size(self, size: int) -> int:
-        """The output's height (or width) for an input's; ValueError if illegal."""
+        """The output's height (or width) for the input's; ValueError if not valid."""
         return output_size(size, self.depth, self.padding)
 
     def input_size(self, size: int) -> int:
-        """The smallest legal input whose output is at least `size` >= 1 pixels."""
+        """The smallest valid input whose output is at least `size` >= 1 pixels."""
         return input_size(size, self.depth, self.padding)
 
     def valid_sizes(self, low: int, high: int) -> list[int]:
-        """All legal input sizes from `low` to `high`, both included."""
+        """All valid input sizes from `low` to `high`, both included."""
         return valid_sizes(low, high, self.depth, self.padding)
 
     def _check(self, images: torch.Tensor) -> None:
@@ -185,7 +185,7 @@ class UNet(nn.Module):
 
 
 def output_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
-    """The output's height (or width) for an input's, without building a network.
+    """The output's height (or width) for the input's, without building a network.
 
     Args:
         size: height or width of the input, in pixels.
@@ -193,8 +193,8 @@ def output_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
         padding: as for `UNet`.
 
     Raises:
-        ValueError: for a size that such a network cannot take, naming the nearest
-            ones that it can.
+        ValueError: if such a network cannot take this size; the message names the
+            nearest sizes that it can take.
 
     Example:
         >>> output_size(572)
@@ -217,9 +217,9 @@ def output_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
 
 
 def input_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
-    """The smallest legal input whose output is at least `size` >= 1 pixels.
+    """The smallest valid input whose output is at least `size` >= 1 pixels.
 
-    Args and errors as for `output_size`.
+    Arguments and errors are as for `output_size`.
     """
     _check_whole(size)
     if size < 1:
@@ -239,7 +239,7 @@ def input_size(size: int, depth: int = 4, padding: Padding = "valid") -> int:
 def valid_sizes(
     low: int, high: int, depth: int = 4, padding: Padding = "valid"
 ) -> list[int]:
-    """All legal input sizes from `low` to `high`, both included.
+    """All valid input sizes from `low` to `high`, both included.
 
     Example:
         >>> valid_sizes(560, 610)
@@ -257,10 +257,10 @@ def check_batch_norm(
     """Refuse to train a batch normalization that would see a single pixel.
 
     It divides by the spread of each channel over the batch's pixels. On the lowest
-    level of a padded network there can be a single one; unpadded there are more.
+    level of a padded network there can be only one; an unpadded network has more.
 
     Args:
-        batch: tiles that a process takes at a time.
+        batch: the number of tiles that a process takes at a time.
         size: height and width of a tile.
         depth: as for `UNet`.
         padding: as for `UNet`.

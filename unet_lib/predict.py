@@ -36,23 +36,23 @@ MAX_PIXELS = 1024 * 1024
 
 
 class Axis(NamedTuple):
-    """How one side of an image is covered by tiles."""
+    """How tiles cover one axis of an image."""
 
     tile: int  # input pixels of a tile
     output: int  # output pixels of a tile
     stride: int  # from one tile to the next
     tiles: int
     border: int  # mirrored pixels before the first output pixel
-    padded: int  # length of the mirrored whole
+    padded: int  # length of the image with its mirrored borders
 
 
 def plan_axis(network: UNet, length: int, tile: int) -> Axis:
     """Cover `length` pixels with tiles of `tile` input pixels.
 
-    The stride is the largest multiple of 2**depth that leaves no gap. Only then
-    does each tile's pooling fall on the same pixels as in a single large tile,
-    so that stitched tiles equal the whole. With the paper's 572 and 388 the
-    stride is 384, not 388.
+    The stride is the largest multiple of 2**depth that leaves no gap. Only then do
+    the pooling windows of each tile fall on the same pixels as in a single large tile,
+    so that the stitched tiles equal one pass over the whole. With the paper's sizes
+    572 and 388, the stride is 384, not 388.
 
     Example:
         >>> plan = plan_axis(UNet(base_channels=2), length=512, tile=572)
@@ -91,14 +91,16 @@ def plan_tiles(
     """The plan that computes the fewest pixels for an image of `size`.
 
     Args:
-        network: the network, whose size arithmetic decides.
+        network: the network, whose size arithmetic determines which tiles are valid.
         size: height and width of the image.
-        tile: input size of the tiles, if it is to be a given one: the paper's
-            is 572. Default: the cheapest.
-        max_pixels: the most input pixels of one tile. Ignored if `tile` is given.
+        tile: input size of the tiles; the paper's is 572. By default, the cheapest
+            size is chosen.
+        max_pixels: the largest number of input pixels in one tile. Ignored if `tile`
+            is given.
 
     Raises:
-        ValueError: for an illegal tile, or a bound below the smallest tile.
+        ValueError: if the tile is not valid, or `max_pixels` is smaller than the
+            smallest tile.
     """
     if tile is not None:
         return plan_axis(network, size[0], tile), plan_axis(network, size[1], tile)
@@ -143,43 +145,44 @@ def predict(
     versions: Versions = 1,
     progress: bool = False,
 ) -> np.ndarray:
-    """Probabilities of cell for slices of any size, by the overlap-tile strategy.
+    """Predict the probability of cell for slices of any size, tile by tile.
 
-    Each slice is mirrored at its borders once and cut into overlapping tiles; the
-    outputs are placed side by side. They equal the network's output on the mirrored
-    whole.
+    This is the paper's overlap-tile strategy: each slice is mirrored at its edges once
+    and cut into overlapping tiles, and the outputs are placed side by side. The result
+    equals one pass of the network over the whole mirrored slice.
 
     Args:
         network: a `UNet`, also in a wrapper (DataParallel, an average of the weights,
-            `torch.compile`), on its device and in its precision
-            (``network.bfloat16()`` is faster on a recent GPU). It is put into
-            evaluation mode. With ``padding="same"`` one tile covers each slice,
-            mirrored up to a legal size, since its tiles would not join without seams.
+            `torch.compile`). It runs on its own device and in its own precision
+            (``network.bfloat16()`` is faster on a recent GPU) and is put into
+            evaluation mode. With ``padding="same"``, one tile covers each slice,
+            mirrored up to a valid size, since several tiles would show seams.
         images: ``(height, width)`` or ``(slices, height, width)``, float, 0 to 1.
-            For a network of several input channels ``(channels, height, width)``
+            For a network with several input channels, ``(channels, height, width)``
             or ``(slices, channels, height, width)``.
         tile: input size of the tiles, as for `plan_tiles`.
-        max_pixels: the most input pixels of one pass through the network. Only the
-            tiles of one pass are on the device at a time, as many as this allows, so
-            it bounds the device's memory. A given `tile` is used whatever its size.
+        max_pixels: the largest number of input pixels in one pass through the network.
+            Only the tiles of one pass are on the device at a time, as many as this
+            allows, so it bounds the memory used there. If `tile` is given, it is used
+            whatever its size.
         versions: test-time augmentation (TTA): predict this many versions of each
-            slice and average. 1 means no TTA. 7 is the paper's; by our reading its
-            versions are rotated by k/7 of a full circle about the slice's center,
-            bilinear there and back. 8, a deviation, are the four quarter turns and
-            their mirror images, which need no interpolation.
-        progress: show a bar.
+            slice and average them. 1 means no TTA. 7 is the paper's number; in our
+            reading, version k is rotated by k/7 of a full circle about the center of
+            the slice, with bilinear interpolation there and back. 8 is a deviation:
+            the four rotations by multiples of 90 degrees and their mirror images,
+            which need no interpolation.
+        progress: show a progress bar.
 
     Returns:
-        float32 of the shape of `images`, without their channels, 0 to 1: the
-        softmax of class 1. For a network of more than two classes that of all
-        of them, ``(classes, height, width)`` or ``(slices, classes, height,
-        width)``.
+        float32 with the shape of `images`, without channels, 0 to 1: the softmax of
+        class 1. For a network with more than two classes, the softmax of all of them,
+        ``(classes, height, width)`` or ``(slices, classes, height, width)``.
 
     Raises:
-        ValueError: for images of another shape, type or range, for color images
-            where the network takes gray ones, for a network of a single class, for an
-            illegal tile, and for a padded network if one tile does not cover the
-            slice.
+        ValueError: if images have another shape, type or range, or are color images
+            for a network that takes gray ones; if the network has a single class; if
+            the tile is not valid; or if one tile of a padded network does not cover
+            the slice.
         MemoryError: if the memory of the network's device does not hold one pass.
 
     Example:
@@ -248,7 +251,7 @@ def _checked(unet: UNet, images: np.ndarray) -> np.ndarray:
 
 
 def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """Images ``(..., height, width)`` with the mirrored borders the tiles need."""
+    """Images ``(..., height, width)`` with the mirrored borders that the tiles need."""
     pads = [(0, 0)] * (images.ndim - 2) + [
         (axis.border, axis.padded - axis.border - length)
         for axis, length in zip((rows, columns), images.shape[-2:], strict=True)
@@ -259,9 +262,9 @@ def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
 def stitch(
     network: nn.Module, padded: np.ndarray, rows: Axis, columns: Axis, max_pixels: int
 ) -> np.ndarray:
-    """Probabilities of all that is covered, ``(slices, maps, height, width)``.
+    """Probabilities wherever tiles cover, ``(slices, maps, height, width)``.
 
-    Of two classes there is one map, that of class 1. Only the tiles of a pass, and
+    With two classes there is one map, that of class 1. Only the tiles of a pass, and
     their logits, are on the network's device.
     """
     weight = next(network.parameters())
