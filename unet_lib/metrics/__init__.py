@@ -1,8 +1,8 @@
 """The challenge's metrics, as its own software computes them.
 
-Its first table, the paper's, has the pixel error, the Rand error and the warping
-error; its ranking since 2015 has V-Rand and V-Info, which hardly depend on how wide
-borders are drawn. All are computed slice by slice, in 2D.
+The challenge's first table, which the paper shows, has the pixel error, the Rand error
+and the warping error. Its ranking since 2015 has V-Rand and V-Info, which hardly depend
+on how wide membranes are drawn. All are computed slice by slice, in 2D.
 
 Built in :doc:`metrics`.
 """
@@ -55,13 +55,13 @@ LEAST_CELL = 0.5
 
 
 class Curve(NamedTuple):
-    """A metric over the thresholds. `value` is what is reported."""
+    """A metric as a function of the threshold; `value` is the one to report."""
 
     value: float
-    threshold: float  # where `value` is taken
-    values: np.ndarray  # float64, one for each of `thresholds`; NaN for 0/0
+    threshold: float  # the threshold of `value`
+    values: np.ndarray  # float64, one per threshold; NaN for 0/0
     thresholds: np.ndarray
-    per_slice: np.ndarray  # (slices, thresholds), each slice as if it were alone
+    per_slice: np.ndarray  # (slices, thresholds), each slice scored by itself
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Scores:
     v_rand: float
     v_info: float
     curves: dict[str, Curve]  # by the names above
-    warnings: list[str]  # sentences: which metrics mislead, and why
+    warnings: list[str]  # sentences that say which metrics mislead, and why
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; NaN is None."""
+        """Return everything in a form that JSON can hold; NaN becomes None."""
         metrics = {}
         for name, curve in self.curves.items():
             metrics[name] = {
@@ -93,7 +93,9 @@ class Scores:
 def evaluate(
     labels: ArrayLike, probabilities: ArrayLike, progress: bool = False
 ) -> Scores:
-    """All five metrics at once, with their curves and warnings of what misleads.
+    """Compute all five metrics, with their curves and with warnings.
+
+    The warnings say which metrics mislead for these data, and why.
 
     Args:
         labels: ``(height, width)`` or ``(slices, height, width)``, 1 = cell.
@@ -101,12 +103,12 @@ def evaluate(
         progress: show a bar over the slices.
 
     Raises:
-        ValueError: for shapes that differ, are empty, or look like color, for labels
-            other than 0 and 1, and for probabilities outside 0 to 1.
+        ValueError: if shapes differ, are empty or look like color, if labels are not 0
+            and 1, or if probabilities lie outside 0 to 1.
 
     Example:
         Two cells of 8 x 4 pixels, and a hole of one pixel in the membrane between
-        them. The pixel error hardly sees it, the others see a merge:
+        them. The pixel error hardly changes, but V-Rand shows a merge:
 
         >>> labels = np.ones((8, 9), np.uint8)
         >>> labels[:, 4] = 0
@@ -124,57 +126,59 @@ def evaluate(
 
 
 def pixel_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """:math:`1 - F` of the cell pixels, least over the thresholds 0.0, 0.1, ..., 1.0.
+    """:math:`1 - F` of the cell pixels, at the best threshold of 0.0, 0.1, ..., 1.0.
 
-    A pixel is called cell where its probability is above the threshold. True and false
-    ones are summed over all slices before :math:`F = 2 P R / (P + R)`, the Dice
-    coefficient, of precision :math:`P` and recall :math:`R`. This is the challenge's
-    pixel error (Table 1 of the paper), not the fraction of wrong pixels. Arguments and
-    errors as for `evaluate`.
+    A pixel is predicted as cell if its probability is above the threshold. True and
+    false positives and negatives are summed over all slices. From these sums come the
+    precision :math:`P`, the recall :math:`R` and the Dice coefficient
+    :math:`F = 2 P R / (P + R)`. This is the challenge's pixel error (Table 1 of the
+    paper), not the fraction of wrong pixels. Arguments and errors are as for
+    `evaluate`.
     """
     return _curve("pixel_error", labels, probabilities)
 
 
 def rand_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """:math:`1 - F` of pairs of cell pixels, least over the thresholds.
+    """:math:`1 - F` of pairs of cell pixels, at the best threshold.
 
-    A pair is two of the labels' cell pixels: true if one cell holds both, in the
-    labels and in the proposal. Cells are 4-connected; a pixel that the proposal
-    calls membrane is a cell of its own. Pairs are summed over all slices.
-    Arguments and errors as for `evaluate`.
+    A pair consists of two cell pixels of the labels. It is a true positive if both are
+    in the same cell in the labels and in the proposal. Cells are 4-connected; a pixel
+    that is membrane in the proposal is a cell of its own. Pairs are summed over all
+    slices. Arguments and errors are as for `evaluate`.
     """
     return _curve("rand_error", labels, probabilities)
 
 
 def warping_error(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """Pixels of merges and splits that no warping removes, as a fraction of all pixels.
+    """Fraction of all pixels with merges and splits that no warping removes.
 
-    Least over the thresholds 0.0, 0.1, ..., 0.9. Whole cells that are missing or
-    too many are not counted, so that a proposal without any cell has no error but
-    for cells with holes; `evaluate` warns of it. See `topology.mismatches`.
-    Arguments and errors as for `evaluate`.
+    It is taken at the best threshold of 0.0, 0.1, ..., 0.9. Missing and extra cells are
+    not counted, so a proposal without any cell has no error except at cells with holes;
+    `evaluate` warns of this. See `topology.mismatches`. Arguments and errors are as for
+    `evaluate`.
     """
     return _curve("warping_error", labels, probabilities)
 
 
 def v_rand(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """:math:`F` of pairs as in `rand_error`, after `topology.thin`; the best is taken.
+    """:math:`F` of pairs as in `rand_error`, but after thinning, at the best threshold.
 
-    :math:`F` is computed per slice and averaged, for each threshold. Arguments and
-    errors as for `evaluate`.
+    The proposal is thinned by `topology.thin`. For each threshold, :math:`F` is
+    computed per slice and averaged. Arguments and errors are as for `evaluate`.
     """
     return _curve("v_rand", labels, probabilities)
 
 
 def v_info(labels: ArrayLike, probabilities: ArrayLike) -> Curve:
-    """:math:`F` of the information shared, after `topology.thin`; the best is taken.
+    """:math:`F` of the shared information, after thinning, at the best threshold.
 
     .. math:: P = I(A, B) / H(A), R = I(A, B) / H(B), F = 2 P R / (P + R)
 
-    :math:`A` are the labels' cells and :math:`B` the proposal's, :math:`I` their mutual
-    information and :math:`H` the entropy. :math:`F` is computed per slice and averaged,
-    for each threshold; one where a slice has 0/0 is left out. Arguments and errors as
-    for `evaluate`.
+    :math:`A` are the labels' cells and :math:`B` the proposal's, :math:`I` is their
+    mutual information and :math:`H` the entropy. The proposal is thinned by
+    `topology.thin`. For each threshold, :math:`F` is computed per slice and averaged; a
+    threshold at which a slice has 0/0 is left out. Arguments and errors are as for
+    `evaluate`.
     """
     return _curve("v_info", labels, probabilities)
 

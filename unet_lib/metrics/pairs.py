@@ -1,4 +1,4 @@
-"""How far two ways to number the cells of a slice agree: by pairs, by information.
+"""How well two ways to number the cells of a slice agree: by pairs, by information.
 
 Built in :doc:`metrics`.
 """
@@ -14,7 +14,7 @@ __all__ = ["Overlaps", "f_score", "information_f", "overlaps", "pair_counts"]
 def f_score(
     true_positive: float, false_positive: float, false_negative: float
 ) -> float:
-    """:math:`F = 2 P R / (P + R)`, where a part is 1 if nothing is false."""
+    """:math:`F = 2 P R / (P + R)`; without false positives P is 1, likewise R."""
     precision = (
         true_positive / (true_positive + false_positive) if false_positive else 1.0
     )
@@ -24,13 +24,13 @@ def f_score(
 
 
 class Overlaps(NamedTuple):
-    """How the cell pixels of a slice's labels divide among two sets of cells."""
+    """How the cell pixels of the labels divide among true and proposed cells."""
 
-    pixels: int  # n, of the labels' cells
+    pixels: int  # n, the number of pixels in the labels' cells
     shares: np.ndarray  # p_ij > 0: fraction of n in label cell i and proposal cell j
     proposed: np.ndarray  # j of each share; 0 = no cell of the proposal
     rows: np.ndarray  # a_i, sums of the shares over all j
-    columns: np.ndarray  # b_j, sums over i, b_0 among them
+    columns: np.ndarray  # b_j, sums of the shares over all i, including b_0
 
 
 def overlaps(label_cells: np.ndarray, proposal_cells: np.ndarray) -> Overlaps:

@@ -1,9 +1,9 @@
-"""Thinning and warping: the steps of the challenge's metrics that walk over pixels.
+"""Thinning and warping: the parts of the challenge's metrics that go pixel by pixel.
 
-Both are sequential by definition: what happens to a pixel depends on those before
-it, so no array operation gives the same pixels. Their two loops are compiled by
-numba where it is installed (``pip install "unet-lib[fast]"``); without it the same
-code runs as plain Python, to the same pixels, several times slower.
+Both are sequential by definition: what happens to a pixel depends on the pixels before
+it, so no array operation gives the same result. Their two loops are compiled by numba
+if it is installed (``pip install "unet-lib[fast]"``); without it, the same code runs as
+plain Python, with the same result, several times slower.
 
 Built in :doc:`metrics`.
 """
@@ -49,7 +49,7 @@ RADIUS = 20
 
 
 def compiled(function: Callable) -> Callable:
-    """The function, compiled by numba at its first call; plain without numba.
+    """Have numba compile a function at its first call; without numba, leave it plain.
 
     Compiling takes a second per process. The machine code is not kept on disk:
     numba would read it back by unpickling.
@@ -92,8 +92,8 @@ def thin(cell: np.ndarray) -> np.ndarray:
         cell: boolean ``(height, width)``, true where the proposal has cell.
 
     Returns:
-        int32 ``(height, width)``: the cells' numbers from 1 on, 0 on the dams.
-        All 1 where there is no cell.
+        int32 ``(height, width)``: the numbers of the cells from 1 on, and 0 on the
+        dams; 1 everywhere if the proposal has no cell.
 
     Example:
         >>> thin(np.array([[1, 0, 0, 0, 0, 1]]) > 0)
@@ -106,16 +106,16 @@ def thin(cell: np.ndarray) -> np.ndarray:
 def warp(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
 ) -> np.ndarray:
-    """Warp labels towards a proposal as far as no cell appears, splits or merges.
+    """Warp labels toward a proposal, as long as no cell appears, splits or merges.
 
-    Pixels that differ flip as long as they are simple, that is, as long as the flip
-    changes no connection. Those farthest from the threshold come first.
+    Pixels that differ are flipped if they are simple, that is, if the flip changes no
+    connection. Those whose probability is farthest from the threshold come first.
 
     Args:
         labels: ``(height, width)``, 1 = cell, 0 = membrane.
-        probabilities: ``(height, width)`` of cell; the proposal is what is above
-            the threshold.
-        threshold: in double precision, as the probabilities are compared.
+        probabilities: ``(height, width)``, of cell; the proposal consists of the pixels
+            above the threshold.
+        threshold: compared with the probabilities in double precision.
 
     Returns:
         uint8 ``(height, width)``, 1 = cell.
@@ -128,13 +128,13 @@ def warp(
 def mismatches(
     labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
 ) -> np.ndarray:
-    """Say of each pixel that still differs after warping what is wrong there.
+    """Say for each pixel that still differs after warping what is wrong there.
 
     Args:
         labels, probabilities, threshold: as for `warp`.
 
     Returns:
-        uint8 ``(height, width)``: 0 where warped labels and proposal agree, else
+        uint8 ``(height, width)``: 0 where warped labels and proposal agree, otherwise
         ``MERGE`` or ``SPLIT``, which the warping error counts, or ``HOLE_ADDITION``,
         ``HOLE_DELETION``, ``OBJECT_ADDITION`` or ``OBJECT_DELETION``, which it does
         not.

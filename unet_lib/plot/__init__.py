@@ -1,4 +1,4 @@
-"""The book's one plotting style, and its things to move.
+"""The plotting style of the book, and its interactive figures.
 
 Figures are stored at twice the width at which a page shows them, so that they are sharp
 on every screen.
@@ -76,10 +76,10 @@ STYLE: dict[str, Any] = {
 def use_style() -> None:
     """Set the book's matplotlib style.
 
-    A notebook then stores a figure without images as SVG, if that is small. It stores
-    others at twice the width at which it shows them: as PNG, which keeps lines and
-    letters exact, but as JPEG where that saves a fifth or more, since micrographs are
-    mostly noise.
+    A notebook then stores a figure without images as SVG, if the file is small. It
+    stores other figures at twice the width at which it shows them: as PNG, which keeps
+    lines and letters exact, or as JPEG if that saves a fifth or more, since micrographs
+    are mostly noise.
     """
     plt.rcParams.update(STYLE)  # type: ignore[arg-type]
     if _notebook() is None:
@@ -98,18 +98,18 @@ def show_images(
     columns: int | None = None,
     width: float = FIGURE_WIDTH,
 ) -> Figure:
-    """Draw pictures of one size beside each other, without axes, and return the figure.
+    """Draw images of the same size side by side, without axes, and return the figure.
 
     The figure does not belong to pyplot: a notebook shows it once, as the value of its
     cell.
 
     Args:
-        images: ``(height, width)`` grays or ``(height, width, 3)`` colors, 0 to 1. The
-            gray range is always 0 to 1, so that equal grays mean equal values
+        images: gray ``(height, width)`` or color ``(height, width, 3)``, 0 to 1. The
+            gray scale always runs from 0 to 1, so that equal grays mean equal values
             everywhere.
-        titles: one for each image.
-        columns: pictures in a row, all by default.
-        width: of the figure, in inches.
+        titles: one title per image.
+        columns: the number of images in a row, all by default.
+        width: the width of the figure in inches.
     """
     images = [check_picture(image) for image in images]
     sizes = sorted({image.shape[:2] for image in images})
@@ -138,13 +138,13 @@ def show_images(
 def show_weight_map(
     axes: Axes, weights: np.ndarray, maximum: float = WEIGHT_MAXIMUM
 ) -> None:
-    """Draw a weight map with its color bar on the axes, from 0 to maximum.
+    """Draw a weight map with its color bar on the axes, from 0 to `maximum`.
 
     Args:
-        axes: matplotlib's.
+        axes: the matplotlib axes to draw on.
         weights: ``(height, width)``, not negative.
-        maximum: the top of the scale, the same for all maps by default; what is above
-            it has the top's color.
+        maximum: the top of the scale, by default the same for all maps; weights above
+            it get the color of the top.
     """
     weights = check_plane(weights, "weights")
     if weights.min() < 0:
@@ -159,9 +159,9 @@ def show_weight_map(
 
 
 def scale_bar(axes: Axes, nanometers: float, nanometers_per_pixel: float = 4) -> None:
-    """Draw a bar of so many nanometers at the lower left of an image's axes.
+    """Draw a scale bar of this length at the lower left of an image's axes.
 
-    The challenge's pixels are 4 nm wide.
+    The pixels of the challenge are 4 nm wide.
     """
     _check_positive(nanometers=nanometers, nanometers_per_pixel=nanometers_per_pixel)
     pixels = nanometers / nanometers_per_pixel
@@ -188,13 +188,13 @@ def outline(
     """Draw a rectangle around these pixels of an image, with a label at its top left.
 
     Args:
-        axes: matplotlib's.
+        axes: the matplotlib axes to draw on.
         top: row of the first pixel.
         left: column of the first pixel.
-        height: in pixels.
-        width: in pixels.
+        height: height in pixels.
+        width: width in pixels.
         color: a key of ``COLORS`` or any matplotlib color.
-        label: a short text, if any.
+        label: a short text, or None.
     """
     drawn_in = rgb(color)
     _check_positive(height=height, width=width)
@@ -224,28 +224,32 @@ def explore(
     width: int = COLUMN,
     text: Callable[..., str] | None = None,
 ) -> None:
-    """Show the thing to move: a picture with one or two controls above it.
+    """Show an interactive figure: a picture with one or two controls above it.
 
-    Numbers get a slider. Strings, which have no order, get a button each. A page and a
-    recorded notebook show HTML over pictures drawn beforehand, which needs neither a
-    kernel nor a network. A live notebook shows ipywidgets controls that call `draw`
-    for each change.
+    Numbers get a slider. Strings, which have no order, get one button each. A page and
+    a recorded notebook show HTML with pictures drawn beforehand, which needs neither a
+    kernel nor a connection. A live notebook shows ipywidgets controls that call `draw`
+    after each change.
 
     Args:
-        draw: takes one value of each control, in order, and returns a matplotlib figure
-            or an image, ``(height, width)`` or ``(height, width, 3)``, 0 to 1; all of
-            one size.
+        draw: a function that takes one value per control, in order, and returns a
+            matplotlib figure or an image, ``(height, width)`` or ``(height, width,
+            3)``, 0 to 1. All results must have the same size.
         values: a dictionary of one or two labels, each with its values. All
             combinations are drawn.
-        alt: says what the picture shows; the values are added to it for each picture.
-        start: a dictionary of labels and values to start at; else each label's first.
-        live_values: as `values`, for the live control; finer steps, for instance.
-        width: CSS pixels that the picture takes on a page. An image is enlarged by
-            whole pixels to at most this.
-        text: takes what `draw` takes and returns HTML to show beside the picture.
+        alt: a text that says what the picture shows; for each picture, its values are
+            added.
+        start: a dictionary from labels to the values to start at; by default, the first
+            value of each label.
+        live_values: like `values`, but for the live control, for instance with finer
+            steps.
+        width: the width of the picture on a page in CSS pixels. An image is enlarged by
+            a whole number to at most this width.
+        text: a function that takes the same values as `draw` and returns HTML to show
+            beside the picture.
 
     Raises:
-        ValueError: where the HTML would exceed ``slider.MAX_HTML_BYTES``.
+        ValueError: if the HTML would exceed ``slider.MAX_HTML_BYTES``.
     """
     stops: dict[str, list[Any]] = {}
     if isinstance(values, dict) and all(map(np.iterable, values.values())):
@@ -287,13 +291,14 @@ def compare(
     alt: str,
     width: int = COLUMN,
 ) -> None:
-    """Show two pictures of one size, one over the other, with a divider to move.
+    """Show two pictures of the same size, one over the other, with a movable divider.
 
     Args:
-        before: seen on the left of the divider, as `explore` takes its pictures.
-        after: seen on the right.
-        labels: what each is, in a word or two.
-        alt: says what both pictures show.
+        before: the figure or image to the left of the divider, as from `draw` in
+            `explore`.
+        after: the figure or image to the right.
+        labels: what each picture is, in a word or two.
+        alt: a text that says what both pictures show.
         width: as for `explore`.
     """
     _check_positive(is_whole, width=width)

@@ -54,9 +54,9 @@ def overlay(
 
     Args:
         image: ``(height, width)``, 0 to 1.
-        mask: the same shape, nonzero is tinted.
+        mask: the same shape; nonzero pixels are tinted.
         color: a key of ``COLORS`` or any matplotlib color.
-        alpha: 0 leaves the image, 1 hides it.
+        alpha: opacity of the tint; 0 leaves the image as it is, 1 hides it.
 
     Returns:
         ``(height, width, 3)`` float32, 0 to 1.
@@ -72,14 +72,14 @@ def overlay_labels(
     alpha: float = 0.4,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Lay the colored cells over a gray image.
+    """Lay colored cells over a gray image.
 
     Args:
         image: ``(height, width)``, 0 to 1.
         labels: as for `color_cells`.
-        alpha: 0 is the image, 1 the cells.
-        colors: the cells' picture, from `color_cells` or `color_stack`, where cells
-            are to have the colors that they have elsewhere; drawn here by default.
+        alpha: opacity of the cells; 0 shows only the image, 1 only the cells.
+        colors: the picture of the cells, from `color_cells` or `color_stack`, if cells
+            should have the same colors as elsewhere; by default, it is made here.
 
     Returns:
         ``(height, width, 3)`` float32, 0 to 1.
@@ -90,17 +90,19 @@ def overlay_labels(
 def color_cells(
     labels: np.ndarray, seed: int = 0, like: np.ndarray | None = None
 ) -> np.ndarray:
-    """Give each cell a color that differs from its neighbors', and membrane none.
+    """Give each cell a color that differs from those of its neighbors.
 
-    Cells with pixels at most ``NEIGHBOR_REACH``, ten, apart are neighbors.
+    Cells are neighbors if they have pixels at most ``NEIGHBOR_REACH`` apart, that is,
+    ten pixels.
 
     Args:
-        labels: ``(height, width)``; either 1 = cell and 0 = membrane, whose 4-connected
-            parts are the cells, or integers that number the cells, one above 1.
-        seed: draws among the colors left to a cell.
-        like: the picture that this function made of the next slice, or of another
-            segmentation of the same one. A cell keeps the color that most of it has
-            there, unless a neighbor with a larger claim has taken it.
+        labels: ``(height, width)``; either 1 = cell and 0 = membrane, in which case
+            the 4-connected components are the cells, or integers that number the
+            cells, at least one of them above 1.
+        seed: seed of the choice among the colors that a cell can have.
+        like: the picture that this function made of a neighboring slice, or of another
+            segmentation of the same slice. A cell keeps the color that most of it has
+            there, unless a neighbor with a larger overlap has taken it.
 
     Returns:
         ``(height, width, 3)`` float32, 0 to 1; membrane is nearly black.
@@ -129,10 +131,10 @@ def color_cells(
 
 
 def color_stack(stack: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """Color the cells of consecutive slices; a cell keeps its color while it lasts.
+    """Color the cells of consecutive slices; each cell keeps its color across slices.
 
     Args:
-        stack: slices of labels as for `color_cells`, ``(slices, height, width)``.
+        stack: ``(slices, height, width)``, labels as for `color_cells`.
         seed: as for `color_cells`.
 
     Returns:

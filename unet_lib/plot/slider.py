@@ -1,7 +1,6 @@
 """Pictures with controls: for a page without a kernel, and for a live notebook.
 
-The things to move of each chapter; `plot.explore` and `plot.compare` decide which are
-shown.
+`plot.explore` and `plot.compare` decide which of the two is shown.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Reading records of experiments: scores, their spread, and what a seed changes.
 
-Scores are of all held-out slices of a run pooled, as the challenge takes them. Built in
+Scores are for all held-out slices of a run together, as in the challenge. Built in
 :doc:`results`.
 """
 
@@ -31,7 +31,7 @@ TITLES = {"pixel_error": "pixel error", "v_rand": "1 âˆ’ V-Rand", "v_info": "1 â
 
 
 def as_error(name: str, value: Any) -> Any:
-    """A score as an error, 0 is best: one minus a V-Rand or a V-Info.
+    """Turn a score into an error, so that 0 is best: 1 minus a V-Rand or a V-Info.
 
     Example:
         >>> as_error("v_rand", 0.75), as_error("pixel_error", 0.06)
@@ -41,17 +41,18 @@ def as_error(name: str, value: Any) -> Any:
 
 
 def figures(folder: str | Path, versions: int, threshold: float | None = None) -> dict:
-    """The five scores of a record's held-out slices, pooled, by name.
+    """The five scores of all held-out slices of a record together, by name.
 
     Args:
-        folder: of the record, results/scale/variant/fold-seed.
-        versions: that were averaged over: 1, 7 or 8.
-        threshold: of 0.0, 0.1, ...; None takes each figure's best, as the
-            challenge does. A figure that has no value there is None.
+        folder: the folder of the record, results/scale/variant/fold-seed.
+        versions: the number of versions that test-time augmentation averaged: 1, 7 or
+            8.
+        threshold: one of 0.0, 0.1, ...; None takes the best one for each score, as the
+            challenge does. A score that has no value at the threshold is None.
 
     Raises:
-        ValueError: for what the record does not have.
-        OSError: where there is no record.
+        ValueError: if the record does not have such scores.
+        OSError: if there is no record.
     """
     return _at(_curves(folder, versions), threshold, folder)
 
@@ -59,16 +60,16 @@ def figures(folder: str | Path, versions: int, threshold: float | None = None) -
 def training_figures(
     folder: str | Path, threshold: float | None = None
 ) -> dict[str, float] | None:
-    """The five scores of the slices that a run trained on, in one pass.
+    """The five scores of the slices that a run trained on, in a single pass.
 
-    The distance to `figures(folder, 1)` says how far a network has overfitted.
+    The difference from `figures(folder, 1)` shows how far a network has overfitted.
 
     Args:
-        folder: of the record.
+        folder: the folder of the record.
         threshold: as for `figures`.
 
     Returns:
-        None for a record made before these were scored.
+        The scores by name, or None if the record is older than these scores.
     """
     training = _read(folder).get("training")
     return training and _at(training["figures"], threshold, folder)
@@ -78,12 +79,12 @@ def reported(path: str | Path, name: str = "U-Net") -> dict[str, float]:
     """The scores that others have reported for an entry of the challenge.
 
     Args:
-        path: of the file with the sources, the book's results/authors.toml.
-        name: of the entry.
+        path: the file with the sources, such as the book's results/authors.toml.
+        name: the name of the entry.
 
     Raises:
-        ValueError: for an entry that the file does not have.
-        OSError: for a file that cannot be read.
+        ValueError: if the file does not have the entry.
+        OSError: if the file cannot be read.
     """
     sources = read_toml(Path(path))["sources"]
     found: dict[str, float] = {}
@@ -112,26 +113,26 @@ def _at(curves: dict[str, dict], threshold: float | None, folder: str | Path) ->
 class Spread(NamedTuple):
     """One score over the runs of a variant."""
 
-    mean: float  # of the folds, each the mean of its seeds
-    folds: float  # standard deviation of the folds, NaN for a single one
-    seeds: float  # standard deviation of a fold's seeds, NaN where none has two
+    mean: float  # mean of the folds, each as the mean of its seeds
+    folds: float  # standard deviation of the folds, NaN for a single fold
+    seeds: float  # standard deviation of the seeds of a fold, NaN without two seeds
     freedom: int  # degrees of freedom of `seeds`
 
 
 def spreads(
     folder: str | Path, versions: int, threshold: float | None = None
 ) -> dict[str, Spread]:
-    """The five scores of a variant over all its runs with a fold held out, by name.
+    """The spread of each score over all runs of a variant with a fold held out.
 
-    Each fold weighs the same, however many seeds it has been trained with.
+    Each fold has the same weight, however many seeds it was trained with.
 
     Args:
-        folder: of the variant, results/scale/variant.
+        folder: the folder of the variant, results/scale/variant.
         versions: as for `figures`.
         threshold: as for `figures`.
 
     Raises:
-        ValueError: for a folder without such runs, and for what a record does not have.
+        ValueError: if the folder has no such runs, or a record lacks such scores.
     """
     folds: dict[str, list[dict]] = {}
     for run in sorted(Path(folder).glob("[1-9]-*")):
@@ -156,22 +157,22 @@ def spreads(
 def changes(
     folder: str | Path, other: str | Path, versions: int, threshold: float | None = None
 ) -> dict[str, dict[str, float]]:
-    """How much larger each error of a variant's runs is than those of another's.
+    """How much larger the errors of one variant are than those of another, by run.
 
     Args:
-        folder: of the variant that is asked about, results/scale/variant.
-        other: of the one that it is compared with.
-        versions: as for `figures`, of both.
+        folder: the folder of the variant in question, results/scale/variant.
+        other: the folder of the variant that it is compared with.
+        versions: as for `figures`, for both.
         threshold: as for `figures`.
 
     Returns:
-        For each score a dictionary of the runs that both have, such as ``"2-0"``,
-        with the difference; above 0 where the first is worse. V-Rand and V-Info
-        are turned into errors.
+        For each score, a dictionary from the runs that both variants have, such as
+        ``"2-0"``, to the difference; it is above 0 if the first variant is worse.
+        V-Rand and V-Info are turned into errors.
 
     Raises:
-        ValueError: for two runs of one name that were scored on other slices, and
-            for what a record does not have.
+        ValueError: if two runs of the same name were scored on different slices, or a
+            record lacks such scores.
     """
     found: dict[str, dict[str, float]] = {}
     for run in sorted(Path(folder).glob("[1-9]-*")):
@@ -194,21 +195,22 @@ def changes(
 def seed_band(
     folder: str | Path, versions: int, folds: int, threshold: float | None = None
 ) -> dict[str, float]:
-    """How far another seed alone moves a mean difference of so many folds.
+    """How far another seed alone moves a mean difference over so many folds.
 
-    A variant that changes nothing but the seed stays within plus or minus this, by
-    score, in 95 % of cases: the yardstick of an ablation. The deviation comes from all
-    seeds that each fold of `folder` has been trained with, taken to be equal in all
-    folds; a difference of two runs has twice its variance.
+    A change of nothing but the seed stays within plus or minus this, for each score, in
+    95% of cases: the yardstick for an ablation. The standard deviation is estimated
+    from all seeds that each fold of `folder` was trained with, and assumed to be the
+    same in all folds; a difference of two runs has twice the variance.
 
     Args:
-        folder: of the variant that the ablations are compared with.
+        folder: the folder of the variant that the ablations are compared with.
         versions: as for `figures`.
-        folds: that an ablation's mean is taken over, one pair of runs each.
+        folds: the number of folds in the mean of an ablation, one pair of runs each.
         threshold: as for `figures`.
 
     Returns:
-        NaN where no fold has been trained with two seeds.
+        The half-width of the range for each score; NaN if no fold was trained with two
+        seeds.
     """
     from scipy.stats import t
 
@@ -226,21 +228,21 @@ def ablation_table(
     versions: int = 7,
     threshold: float | None = None,
 ) -> str:
-    """What some changes did to the errors, as a table in Markdown.
+    """Make a Markdown table of what some changes did to the errors.
 
-    A row per variant has the mean of its `changes` and below it, in parentheses, those
-    of the single runs, in percentage points; plus is worse than the baseline. The last
-    row is the `seed_band`.
+    Each variant has a row with the mean of its `changes` and below it, in parentheses,
+    those of the single runs, in percentage points; positive is worse than the baseline.
+    The last row is the `seed_band`.
 
     Args:
-        baseline: the folder that the variants are compared with.
-        variants: a dictionary of titles of rows and folders, results/scale/variant.
+        baseline: the folder of the variant that the others are compared with.
+        variants: a dictionary from titles of rows to folders, results/scale/variant.
         versions: as for `figures`.
         threshold: as for `figures`.
 
     Raises:
-        ValueError: unless all variants have equally many runs that the baseline has
-            too.
+        ValueError: unless all variants have the same number of runs in common with the
+            baseline.
     """
     found = {
         title: changes(folder, baseline, versions, threshold)
@@ -273,19 +275,19 @@ def _deviation(values: ArrayLike, freedom: int) -> float:
 
 
 def per_slice(folder: str | Path, name: str, versions: int) -> np.ndarray:
-    """One score of each held-out slice, at the threshold that suits them all best.
+    """One score of each held-out slice, at the threshold that is best for all together.
 
     Args:
-        folder: of the record.
-        name: of the score, of `metrics.METRICS`.
+        folder: the folder of the record.
+        name: the name of the score, one of `metrics.METRICS`.
         versions: as for `figures`.
 
     Returns:
-        ``(slices,)``, float64; NaN where a slice has none.
+        ``(slices,)``, float64; NaN if a slice has no score.
 
     Raises:
-        ValueError: for what the record does not have.
-        OSError: where there is no record.
+        ValueError: if the record does not have such scores.
+        OSError: if there is no record.
     """
     curves = _curves(folder, versions)
     if name not in curves:

@@ -1,7 +1,7 @@
 """Runs on the HeLa cells: which frames they hold out, and how their cells are scored.
 
-A table with a part ``[cells]`` is about them. That part says how frames are prepared
-and how cells are found in a network's probabilities, the same for all of its runs.
+A table is about these cells if it has a part ``[cells]``. This part says how frames are
+prepared and how cells are found in a network's probabilities, for all runs alike.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -30,14 +30,16 @@ class CellSettings:
     """How frames are prepared, and how cells are found.
 
     Attributes:
-        downscale: pixels a side whose mean is one pixel for the network; its
-            probabilities are brought back to full size before anything is scored.
-        low: gray value that becomes 0, of 0 to 1.
+        downscale: side of the squares of pixels whose mean becomes one pixel for the
+            network; its probabilities are brought back to full size before scoring.
+        low: gray value, from 0 to 1, that becomes 0.
         high: gray value that becomes 1.
-        components: threshold of the scores by connected components, of `THRESHOLDS`.
-        threshold: of those by a watershed, and of the recorded masks; likewise.
-        watershed: of `cells.find_cells`.
-        smallest: of `cells.find_cells`.
+        components: threshold for cells found as connected components, one of
+            `THRESHOLDS`.
+        threshold: threshold for cells found by a watershed, and for the recorded masks,
+            also one of `THRESHOLDS`.
+        watershed: as for `cells.find_cells`.
+        smallest: as for `cells.find_cells`.
     """
 
     downscale: int
@@ -50,7 +52,7 @@ class CellSettings:
 
     @classmethod
     def from_table(cls, found: Any) -> "CellSettings":
-        """The part ``[cells]`` of a table, or a ValueError or TypeError."""
+        """Read the part ``[cells]`` of a table; ValueError or TypeError if wrong."""
         known = {one.name for one in fields(cls)}
         if set(found) != known or not all(isinstance(n, Real) for n in found.values()):
             raise ValueError(
@@ -66,10 +68,10 @@ class CellSettings:
 
 
 def held_out(split: str, fold: int) -> list[int]:
-    """The frames that a fold is scored on: a block of time of each sequence, or one.
+    """The frames that a fold is scored on: a block of each sequence, or a whole one.
 
     Raises:
-        ValueError: for another split, and for a fold that it does not have.
+        ValueError: if the split is another one, or does not have this fold.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be of {tuple(SPLITS)}, not {split!r}.")
@@ -85,7 +87,7 @@ def held_out(split: str, fold: int) -> list[int]:
 
 
 def prepared(frames: Frames, settings: CellSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels as the network takes them, smaller and of more contrast."""
+    """Make images and labels for the network: smaller, and with more contrast."""
     step = settings.downscale
     count, height, width = frames.images.shape
     blocks = frames.images.reshape(count, height // step, step, width // step, step)

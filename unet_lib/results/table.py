@@ -1,11 +1,11 @@
-"""Experiments: runs asked for in one table, made one by one, and recorded.
+"""Experiments: runs that one table lists, made one by one, and recorded.
 
-A table is a TOML file such as the book's, results/experiments.toml. Its `[scales]`
-say what all runs of a size share, its `[variants]` what each changes, as fields of
-`configuration.TrainConfig`; each `[[runs]]` names variants to be trained at a scale
-over folds and with seeds, in the order in which they are made. A table with a part
-``[cells]``, results/hela.toml, is about the HeLa cells (`results.hela`). Used in
-:doc:`results`.
+A table is a TOML file such as the book's, results/experiments.toml. Its ``[scales]``
+say what all runs of a scale share, and its ``[variants]`` what each variant changes, as
+fields of `config.TrainConfig`. Each ``[[runs]]`` names variants to train at a scale,
+with folds and seeds, in the order in which they are made. A table with a part
+``[cells]``, such as results/hela.toml, is about the HeLa cells (`results.hela`). Used
+in :doc:`results`.
 """
 
 import dataclasses
@@ -48,32 +48,33 @@ class Experiment(NamedTuple):
 
     scale: str
     variant: str
-    fold: int  # 1 to 5 is held out; 0 trains on all slices, for the test stack
+    fold: int  # the fold held out, 1 to 5; 0 trains on all slices, for the test stack
     seed: int
-    versions: Versions  # that the variant averages over, of `VERSIONS`
+    versions: Versions  # number of versions that the variant averages over
     config: TrainConfig
-    scored: tuple[int, ...]  # slices that the fold holds out; none of fold 0
-    cells: hela.CellSettings | None = None  # of a run on the HeLa cells
-    pretrained: bool = False  # whether it starts from the published network
+    scored: tuple[int, ...]  # slices that the fold holds out; none for fold 0
+    cells: hela.CellSettings | None = None  # only for a run on the HeLa cells
+    pretrained: bool = False  # whether the run starts from the published network
 
     @property
     def name(self) -> str:
-        """Of its folder: scale/variant/fold-seed."""
+        """The path of its folder: scale/variant/fold-seed."""
         return f"{self.scale}/{self.variant}/{self.fold}-{self.seed}"
 
 
 def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Experiment]:
-    """The runs that a table asks for, in its order, each once.
+    """Read the runs that a table lists, in its order, each once.
 
     Args:
-        path: of the TOML file.
-        only: a pattern of their names, such as ``"quarter-adam-2500/best/*"``.
-        slices: of the training stack, for its `FOLDS` contiguous blocks.
+        path: the TOML file.
+        only: a pattern for the names of runs, such as ``"quarter-adam-2500/best/*"``.
+        slices: the number of slices in the training stack, which is split into
+            `FOLDS` contiguous blocks.
 
     Raises:
-        ValueError: for a file that is not such a table, naming the place, and for a
-            pattern that no name fits.
-        OSError: for a file that cannot be read.
+        ValueError: if the file is not such a table (the message names the place), or if
+            no name fits the pattern.
+        OSError: if the file cannot be read.
     """
     place, experiments = f"{path}", []
     rows: dict[tuple[Any, ...], None] = {}
@@ -180,9 +181,9 @@ def _unused(slices: int, scored: list[int], images: int | None, seed: int) -> li
 
 
 def state(experiment: Experiment, work: Path, results: Path) -> str:
-    """``"recorded"``, ``"begun"``, ``"missing"``, or how a record differs.
+    """Return ``"recorded"``, ``"begun"``, ``"missing"``, or how a record differs.
 
-    ValueError for a folder in the record's place that is none.
+    ValueError is raised if another folder is in the place of the record.
     """
     record = results / experiment.name
     if record.exists():
@@ -206,24 +207,25 @@ def run_table(
     results: str | Path,
     progress: bool = True,
 ) -> list[str]:
-    """Make what is missing; return the names of what was made.
+    """Make the runs that are missing and return their names.
 
-    A run that was stopped goes on. Several processes that share the folders share
-    the runs out: each takes the next that no other has. A run that diverges is left,
-    and said at the end.
+    A run that was stopped goes on. Several processes can work on the same folders: each
+    takes the next run that no other process has. A run that diverges is skipped and
+    reported at the end.
 
     Args:
-        experiments: from `read_table`.
-        stacks: from `data.load_isbi2012`; of a table about the HeLa cells, from
-            `data.load_dic_hela`.
-        work: the folder of checkpoints and networks.
-        results: the folder of records, which are small.
-        progress: show bars, and the names.
+        experiments: the runs, from `read_table`.
+        stacks: the data, from `data.load_isbi2012`, or, for a table about the HeLa
+            cells, from `data.load_dic_hela`.
+        work: the folder for checkpoints and networks.
+        results: the folder for records, which are small.
+        progress: show progress bars and the names of the runs.
 
     Raises:
-        ValueError: for a record of another configuration than the table's, and under
-            ``torchrun``, before anything is made. What else `train.fit` raises.
-        FloatingPointError: for runs that have diverged, after all others are made.
+        ValueError: if a record has another configuration than the table, or under
+            ``torchrun``; both before any run is made. Other errors are those of
+            `train.fit`.
+        FloatingPointError: if runs have diverged, after all others are made.
     """
     if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Training: the loop, with its checkpoints and its record (section 3).
+"""Training: the loop, with checkpoints and a record of the run (section 3).
 
 Built in :doc:`training`.
 """
@@ -48,8 +48,8 @@ class Run(NamedTuple):
     """What `fit` returns."""
 
     network: UNet
-    history: list[dict[str, Any]]  # a row each time something was logged
-    metrics: dict[str, Any]  # of the held-out slices; empty where there are none
+    history: list[dict[str, Any]]  # one row for each time something was logged
+    metrics: dict[str, Any]  # scores of the held-out slices; empty if there are none
 
 
 def fit(
@@ -64,45 +64,46 @@ def fit(
 ) -> Run:
     """Train one network; with a folder, record the run and resume it there.
 
-    Under ``torchrun`` the processes share each step's tiles; the first one
-    writes, shows its progress and predicts the held-out slices. PyTorch's settings
-    and random numbers are as before when it returns.
+    Under ``torchrun``, the processes share the tiles of each step; the first process
+    writes the files, shows the progress and predicts the held-out slices. PyTorch's
+    settings and random state are restored at the end.
 
     Args:
-        config: what to do.
+        config: the settings of the run.
         images: ``(slices, height, width)`` or ``(slices, channels, height, width)``,
             float, 0 to 1; or a list of such slices, which may differ in size.
-        labels: the same shape without channels, integer: 0 = background or membrane, 1
-            = cell, or as the configuration says the number of a class or of a cell. -1
-            = unknown: such pixels are not learned, do not count in the balance of the
-            classes, and are left out of what is scored.
-        folder: where config.json, history.csv, checkpoint.safetensors, a
-            picture of the first held-out slice for each of `watch_at`, and at
-            the end network.safetensors and metrics.json go. A run that was
-            stopped goes on from its checkpoint; one that is finished is
-            returned, and its files stay as they are. None keeps nothing.
+        labels: the same shape without channels, integer: 0 = background or membrane and
+            1 = cell, or the number of a class or of a cell, if the configuration says
+            so. -1 = unknown: such pixels are not learned, do not count in the balance
+            of the classes, and are left out of the scores.
+        folder: the folder for config.json, history.csv, checkpoint.safetensors, a
+            picture of the first held-out slice for each step in `watch_at`, and, at
+            the end, network.safetensors and metrics.json. A run that was stopped goes
+            on from its checkpoint. A run that is finished is returned, and its files
+            stay as they are. None keeps nothing.
         progress: show a bar with the loss, the learning rate and the time left.
-        watchers: of ``"tensorboard"`` and ``"wandb"``; see `train.loggers`.
-        network: whose weights to start from, as of `load_pretrained`, instead of
-            random ones; it stays as it is. Its arguments must be those of the
-            configuration, dropout aside.
-        started: called with the sampler of the tiles before the first step of this
-            call, when the folder is this run's: for a preview.
+        watchers: any of ``"tensorboard"`` and ``"wandb"``; see `train.loggers`.
+        network: a network whose weights to start from instead of random ones, such as
+            that of `load_pretrained`; it is not changed. Its arguments must be those
+            of the configuration, except for dropout.
+        started: a function for a preview of the tiles. It is called with their sampler
+            before the first step of this call, after `folder` has been checked.
 
     Raises:
-        ValueError: for stacks that do not fit together or are not as said
-            above, labels of a single class, held-out slices that do not exist or
-            have no known pixel, a network of other arguments, watchers that are not
-            known, or a folder that holds another run, or one on other data or
-            from another network.
-        ImportError: for a watcher that is not installed.
-        FloatingPointError: when the loss or a held-out probability is no longer
-            a number; the last checkpoint is intact.
-        MemoryError: when the device's memory does not hold a step.
-        OSError: when a file cannot be written, the last checkpoint is then
-            whole; when the folder is gone, or in use by another process
-            (BlockingIOError); when processes see different folders.
-        KeyboardInterrupt: when stopped from the keyboard; it says how to go on.
+        ValueError: if the stacks do not fit together or are not as described above; if
+            the labels have a single class; if held-out slices do not exist or have no
+            known pixel; if the network has other arguments; if a watcher is not known;
+            or if the folder holds another run, or a run on other data or from another
+            network.
+        ImportError: if a watcher is not installed.
+        FloatingPointError: if the loss or a held-out probability is no longer a
+            number; the last checkpoint is intact.
+        MemoryError: if the memory of the device does not hold one step.
+        OSError: if a file cannot be written (the last checkpoint is then intact); if
+            the folder is gone, or in use by another process (BlockingIOError); or if
+            processes see different folders.
+        KeyboardInterrupt: if you stop the run from the keyboard; the message says how
+            to go on.
     """
     if not isinstance(config, TrainConfig):
         raise ValueError(

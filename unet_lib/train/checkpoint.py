@@ -1,4 +1,4 @@
-"""Checkpoints: what a training run goes on from after it was stopped.
+"""Checkpoints: the files from which a training run that was stopped goes on.
 
 Nothing in the files is pickled. Used in :doc:`training`.
 """
@@ -24,7 +24,7 @@ VALUES = {"step", "history", "scaler"}  # beside the tensors, as JSON
 
 @dataclass
 class State:
-    """What a run changes from step to step, and what a checkpoint keeps of it."""
+    """Everything that a run changes from step to step and a checkpoint keeps."""
 
     network: UNet
     averaged: UNet | None  # the moving average of the weights, if one is kept
@@ -40,15 +40,15 @@ class State:
 
     @property
     def modules(self) -> dict[str, UNet]:
-        """The networks by the names that they have in a checkpoint."""
+        """The networks, by their names in a checkpoint."""
         networks = {"network": self.network, "averaged": self.averaged}
         return {name: one for name, one in networks.items() if one is not None}
 
 
 def save_checkpoint(folder: Path, state: State) -> None:
-    """Write the state of a run; the checkpoint before it is kept too.
+    """Write the state of a run; the previous checkpoint is kept too.
 
-    OSError if it cannot be written; the one before it is then still whole.
+    OSError is raised if it cannot be written; the previous one is then still intact.
     """
     tensors = {
         f"{name}/{key}": tensor
@@ -74,11 +74,11 @@ def save_checkpoint(folder: Path, state: State) -> None:
 
 
 def load_checkpoint(folder: Path, state: State) -> None:
-    """Put a run into the state of the folder's last whole checkpoint.
+    """Put a run into the state of the last intact checkpoint in the folder.
 
-    One that is damaged, or lacks part of what it must hold, is renamed to
-    ``*.damaged`` with a warning, and the one before it is taken. Without any, the
-    state stays as it is. ValueError for one of another network.
+    A checkpoint that is damaged or incomplete is renamed to ``*.damaged`` with a
+    warning, and the previous one is used. Without any checkpoint, the state stays as it
+    is. ValueError is raised for a checkpoint of another network.
     """
     for path in (folder / CURRENT, folder / PREVIOUS):
         if not path.exists():

@@ -1,4 +1,4 @@
-"""Around a run: settings that are put back after it, errors that say how to go on.
+"""Settings that are restored after a run, and errors that say how to go on.
 
 Used in :doc:`training`.
 """
@@ -21,7 +21,7 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """PyTorch's settings and random numbers for a run, put back after it."""
+    """Set PyTorch's settings and random state for a run, and restore them after it."""
     mode, workspace = torch.get_deterministic_debug_mode(), os.environ.get(WORKSPACE)
     if config.deterministic:
         os.environ.setdefault(WORKSPACE, ":4096:8")
@@ -60,7 +60,7 @@ def _set(values: list[tuple[Any, str, Any]]) -> None:
 
 @contextmanager
 def random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Put back what PyTorch's random numbers on the CPU and on a device were."""
+    """Restore PyTorch's random state on the CPU and on a device at the end."""
     modules: list[Any] = [torch]
     if device.type != "cpu":
         modules.append(torch.get_device_module(device))
@@ -76,7 +76,7 @@ def random_numbers_kept(device: torch.device) -> Iterator[None]:
 def explained(
     config: TrainConfig, device: torch.device, folder: Path | None
 ) -> Iterator[None]:
-    """What ends a run early, in a sentence that says how to go on."""
+    """Turn what ends a run early into an error that says how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:

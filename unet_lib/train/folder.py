@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, who is at work in it, and the record it keeps.
+"""A run's folder: which run and process it belongs to, and the record it keeps.
 
 Used in :doc:`training`.
 """
@@ -31,10 +31,10 @@ KEPT = ("checkpoint*.safetensors", "history.csv", "metrics.json", "network.safet
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep a folder to this process; a killed process's hold ends with it.
+    """Lock a folder for this process; if it is killed, the lock ends with it.
 
-    BlockingIOError, which says who has it, where another process does; OSError for
-    one that goes away meanwhile.
+    BlockingIOError is raised if another process holds the lock, and says which one;
+    OSError if the folder goes away meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "in-use.lock")
@@ -70,9 +70,9 @@ def fingerprint(
     labels: np.ndarray | list[np.ndarray],
     start: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, str]:
-    """SHA-256 of what a run is trained on, however its numbers are stored.
+    """SHA-256 of the data of a run, whatever the type of its numbers.
 
-    And of the weights that it starts from, if they are given.
+    If weights to start from are given, they have a SHA-256 of their own.
     """
     small = all(one.dtype == np.uint8 for one in labels)
     stacks = {"images": (images, "<f4"), "labels": (labels, "u1" if small else "<i4")}
@@ -95,15 +95,15 @@ def fingerprint(
 
 
 def claim(folder: Path, fields: dict[str, Any], data: dict[str, str]) -> None:
-    """Write what a run is asked and on what data, or check that it is this very run.
+    """Write the settings and the data of a run, or check that they are the same.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         fields: its configuration.
         data: the `fingerprint` of its images and labels.
 
     Raises:
-        ValueError: for a folder that holds another run.
+        ValueError: if the folder holds another run.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -133,10 +133,10 @@ def claim(folder: Path, fields: dict[str, Any], data: dict[str, str]) -> None:
 
 
 def differences(path: Path, fields: dict[str, Any]) -> list[str]:
-    """The fields in which a run's config.json is of another run than `fields` ask.
+    """The fields in which a run's config.json differs from `fields`.
 
-    What the file does not name was not an option yet, and has its default.
-    ValueError for a file that is missing or does not belong to a run.
+    Fields that the file does not name were not options yet and have their defaults.
+    ValueError is raised for a file that is missing or does not belong to a run.
     """
     wanted = json.loads(json.dumps(fields))
     defaults = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
@@ -163,7 +163,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
 def write_history(
     path: Path, history: list[dict[str, Any]], metric: str = "pixel_error"
 ) -> None:
-    """Write a run's history as a table, a row each time something was logged."""
+    """Write a run's history as a table, one row for each time something was logged."""
     columns = ["step", "seconds", "loss", "learning_rate", metric]
     rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
     write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
@@ -192,7 +192,7 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """On what and with which code a run was made, for its record."""
+    """The machine and the code that a run was made with, for its record."""
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Watching a run: a bar here, TensorBoard and Weights & Biases if asked for.
+"""Watching a run: a progress bar, and TensorBoard or Weights & Biases on request.
 
 The last two are optional (``pip install "unet-lib[tensorboard]"``,
 ``"unet-lib[wandb]"``) and are imported only when a run asks for them. Used in
@@ -17,19 +17,19 @@ from tqdm.auto import tqdm
 
 
 class Watcher(AbstractContextManager["Watcher"]):
-    """Something that is told how a run goes; leaving it ends the watching."""
+    """A context manager that is told how a run goes; leaving it ends the watching."""
 
     def step(self, step: int) -> None:
-        """After each step, whose number this is."""
+        """Take note of a finished step, by its number."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """A row of the history."""
+        """Take note of a new row of the history."""
 
     def picture(self, step: int, probabilities: np.ndarray) -> None:
-        """Probabilities ``(height, width)`` of the first held-out slice."""
+        """Take note of the probabilities ``(height, width)`` of a held-out slice."""
 
     def __exit__(self, *error: object) -> None:
-        """Called with None three times where the run has not failed."""
+        """End the watching; all three arguments are None if the run has not failed."""
 
 
 class Bar(Watcher):
@@ -64,17 +64,17 @@ class Bar(Watcher):
 def open_watchers(
     names: Iterable[str], folder: Path | None, fields: dict[str, Any], step: int
 ) -> list[Watcher]:
-    """Start to watch a run with each of the named.
+    """Start to watch a run with the watchers that are named.
 
     Args:
-        names: of ``"tensorboard"`` and ``"wandb"``.
-        folder: the run's; TensorBoard's files go into its ``tensorboard``.
-        fields: the run's configuration.
-        step: from which the run goes on.
+        names: any of ``"tensorboard"`` and ``"wandb"``.
+        folder: the folder of the run; TensorBoard's files go into its ``tensorboard``.
+        fields: the configuration of the run.
+        step: the step from which the run goes on.
 
     Raises:
-        ValueError: for another name, or a run without a folder.
-        ImportError: for one that is not installed.
+        ValueError: if a name is another one, or the run has no folder.
+        ImportError: if a watcher is not installed.
     """
     names = check_watchers(names, folder)
     if folder is None:
@@ -83,7 +83,7 @@ def open_watchers(
 
 
 def check_watchers(names: Iterable[str], folder: Path | None) -> tuple[str, ...]:
-    """The names, each once; ValueError for what `open_watchers` would refuse."""
+    """Return each name once; ValueError for what `open_watchers` would refuse."""
     names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     if unknown := sorted(set(names) - set(WATCHERS)):
         raise ValueError(

@@ -1,8 +1,8 @@
 """Several processes that train one network: one for each GPU, on one or more machines.
 
-`torchrun` starts them and tells each its place in the environment. Each takes its
-share of a step's tiles, and PyTorch averages the gradients, so that all take the step
-that one process would take with all the tiles. Used in :doc:`training-faster`.
+`torchrun` starts them and tells each its rank through environment variables. Each takes
+its share of a step's tiles, and PyTorch averages the gradients, so that all take the
+step that one process would take with all the tiles. Used in :doc:`training-faster`.
 """
 
 import os
@@ -64,7 +64,7 @@ class Processes:
             )
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             distributed.barrier()
 
@@ -82,13 +82,13 @@ def join(device: str | None, batch: int) -> Processes:
     """The processes that `torchrun` started, or this one alone.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None takes the fastest. Of
-            several GPUs each process takes the one of its number.
-        batch: tiles a step, to be shared out evenly.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None takes the fastest. With several
+            GPUs, each process takes the one with its own number.
+        batch: tiles per step, to be shared out evenly.
 
     Raises:
-        ValueError: for a device that is not there, and a batch that cannot be
-            shared out.
+        ValueError: if the device is not available, or the batch cannot be shared out
+            evenly.
     """
     device = device or best_device()
     count = int(os.environ.get("WORLD_SIZE", 1))

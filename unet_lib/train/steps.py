@@ -1,4 +1,4 @@
-"""The short steps of a run: what it begins with, and one step of training.
+"""The parts of a run: the objects it starts with, and one step of training.
 
 Used in :doc:`training`.
 """
@@ -33,15 +33,15 @@ ARGUMENTS = (  # of a network that are fields of a configuration
 
 
 def build_network(config: TrainConfig, device: str | torch.device = "cpu") -> UNet:
-    """The network of a run, its weights drawn from PyTorch's random numbers."""
+    """Build the network of a run, with weights from PyTorch's random numbers."""
     return move_to(UNet(**{name: getattr(config, name) for name in ARGUMENTS}), device)
 
 
 def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of the weights of a network to start a run from, in float32.
+    """Copy the weights of a network to start a run from, in float32.
 
     Raises:
-        ValueError: for a network that is not as the configuration says.
+        ValueError: if the network is not the one that the configuration describes.
     """
     network = unwrapped(network)
     given = {name: network.arguments[name] for name in ARGUMENTS if name != "dropout"}
@@ -60,7 +60,7 @@ def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]
 
 
 def build_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a run."""
+    """Build the optimizer of a run."""
     if config.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), config.learning_rate)
     return torch.optim.SGD(
@@ -74,16 +74,16 @@ def build_sampler(
     labels: np.ndarray | list[np.ndarray],
     device: str | torch.device = "cpu",
 ) -> TileSampler:
-    """The tiles of a run, with their weights, from the slices it trains on.
+    """Build the sampler that makes the tiles of a run from its training slices.
 
     Args:
-        config: of the run.
-        images: of the slices to train on, as `fit` takes them.
-        labels: of these slices.
-        device: where the tiles are made.
+        config: the settings of the run.
+        images: the slices to train on, as `fit` takes them.
+        labels: the labels of these slices.
+        device: the device that makes the tiles.
 
     Raises:
-        ValueError: where all pixels are of one class.
+        ValueError: if all pixels are of one class.
     """
     classes, weights = examples.targets(config, [*labels])
     examples.check_something_to_learn(classes)
@@ -111,8 +111,8 @@ def seed_step(
 ) -> None:
     """Seed the dropout of a step.
 
-    Like its tiles it depends on the seed and the step alone, so a resumed run goes on
-    as if it had not been stopped. Each of several processes draws its own.
+    Like the tiles, the dropout depends on the seed and the step alone, so a resumed run
+    goes on as if it had not been stopped. Each of several processes draws its own.
     """
     seed_all(config.seed * 1_000_003 + step + rank * 10**12, device)
 
@@ -146,20 +146,21 @@ def train_step(
     precision: str = "float32",
     scaler: torch.amp.GradScaler | None = None,
 ) -> torch.Tensor:
-    """Take one step against the gradient of the loss of a batch.
+    """Take one optimizer step on the loss of a batch.
 
     Args:
-        network: a `UNet` in training mode, or what wraps it; its scores are
+        network: a `UNet` in training mode, also in a wrapper; its logits are
             ``(batch, classes, height, width)``.
-        optimizer: of the network's parameters.
-        image: as the network takes it.
+        optimizer: the optimizer of the network's parameters.
+        image: the batch of images, as the network takes it.
         label: int64 ``(batch, height, width)``, the class of each output pixel.
         weight: float32 of the same shape.
-        precision: of the convolutions, as in `TrainConfig`; the loss stays in float32.
-        scaler: scales the loss, and so the gradients, if given.
+        precision: number type of the convolutions, as in `TrainConfig`; the loss stays
+            in float32.
+        scaler: if given, scales the loss, and so the gradients.
 
     Returns:
-        The loss, a tensor on the device: reading it makes the host wait.
+        The loss, a tensor on the device; reading its value makes the host wait.
     """
     half = precision != "float32"
     dtype = getattr(torch, precision) if half else None
@@ -181,8 +182,9 @@ def train_step(
 def update_average(averaged: UNet, network: UNet, decay: float, first: bool) -> None:
     """Move an exponential moving average to the network's weights and buffers.
 
-    With the buffers: a batch normalization's statistics are of its weights. In place
-    of PyTorch's AveragedModel, whose count of steps is copied to the device in each.
+    The buffers are averaged too, since the statistics of a batch normalization belong
+    to its weights. PyTorch's AveragedModel does the same, but copies its count of steps
+    to the device in each step.
     """
     pairs = [
         (mine, new.detach())
@@ -212,15 +214,15 @@ def next_step(
     tiles: range,
     rank: int = 0,
 ) -> torch.Tensor:
-    """Take the next step of a run; returns its loss, on the device.
+    """Take the next step of a run and return its loss, on the device.
 
     Args:
-        state: of the run.
-        forward: its network, or what wraps it.
-        sampler: of its tiles.
-        config: of the run.
-        tiles: numbers of the step's tiles that this process takes.
-        rank: of this process, which draws a dropout of its own.
+        state: the state of the run.
+        forward: its network, also in a wrapper.
+        sampler: the sampler of its tiles.
+        config: the settings of the run.
+        tiles: the numbers of the tiles that this process takes in this step.
+        rank: the rank of this process, which draws its own dropout.
     """
     seed_step(config, state.step, sampler.device, rank)
     image, label, weight = sampler.batch(tiles)
