@@ -4,8 +4,8 @@ A table is a TOML file such as the book's, results/experiments.toml. Its ``[scal
 say what all runs of a scale share, and its ``[variants]`` what each variant changes, as
 fields of `config.TrainConfig`. Each ``[[runs]]`` names variants to train at a scale,
 with folds and seeds, in the order in which they are made. A table with a part
-``[cells]``, such as results/hela.toml, is about the HeLa cells (`results.hela`). Used
-in :doc:`results`.
+``[cells]``, such as results/hela.toml, is about the HeLa cells (`results.hela`).
+Used in :doc:`results`.
 """
 
 import dataclasses
