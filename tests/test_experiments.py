@@ -270,7 +270,7 @@ def test_each_scale_of_the_books_table_is_what_its_name_says():
                 steps=one.config.steps,
                 tile=444,
                 learning_rate=one.config.learning_rate,
-                precision="float32" if channels == 64 else "bfloat16",
+                precision="bfloat16",
                 held_out=one.config.held_out,
                 watch_at=one.config.watch_at,
             )
