@@ -149,8 +149,8 @@ def elsewhere(tmp_path):
         if subprocess.run(install, env=variables).returncode:
             pytest.skip("no package registry can be reached")
         repository = tmp_path / "repository"
-        ignored = shutil.ignore_patterns(".*", "_build", "runs", "data", "*.egg-info")
-        shutil.copytree(ROOT, repository, ignore=ignored)
+        ignored = shutil.ignore_patterns(".git", ".*cache", ".venv", "_build", "runs")
+        shutil.copytree(ROOT, repository, ignore=ignored)  # git leaves out the data
         git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
             subprocess.run([*git, *command], cwd=repository, check=True)
