@@ -83,8 +83,8 @@ def trained() -> str:
     text = f"""**What has been trained:** {len(done)} of the {len(asked)} runs in
         `results/experiments.toml`, almost all with networks a quarter as wide as the
         paper's ({width} channels on the first level, not {paper.base_channels}); most
-        use Adam, and the paper's own recipe, SGD for {paper.steps:,} steps, is finished
-        in {recipe} planned runs. **What has not:** the paper's recipe to its end at the
+        use Adam. Trained as we read the paper, with SGD, for {paper.steps:,} steps:
+        {recipe} planned runs. **What has not:** the paper's recipe to its end at the
         paper's own width; at that width, we have finished {wide} planned runs of
         {steps:,} steps."""
     return f"{filled(text)}\n\n{scores(config)}\n"

@@ -196,6 +196,9 @@ def test_a_notebook_is_read_without_the_book(name):
         if cell.cell_type == "markdown":
             assert not MARKUP.search(cell.source), cell.source
         assert "caption" not in cell.metadata.get("mystnb", {}).get("figure", {})
+        for output in cell.get("outputs", []):  # tables that code has made
+            made = output.get("data", {}).get("text/markdown", "")
+            assert not MARKUP.search(made), made
 
 
 PLAIN = {
