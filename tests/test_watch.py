@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from unet_lib import train
 from unet_lib.data import synthetic_em
 from unet_lib.train import TrainConfig, fit, steps
-from unet_lib.train.loggers import check_watchers, open_watchers
+from unet_lib.train.loggers import check_watchers
 
 IMAGES, LABELS = synthetic_em(slices=3, size=40, seed=1)
 CONFIG = TrainConfig(
@@ -221,12 +221,12 @@ def test_what_is_not_installed_is_named(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=rf"pip install \"unet-lib\[{name}\]\""):
-        open_watchers((name,), tmp_path, {}, 0)
+        fit(CONFIG, IMAGES, LABELS, tmp_path, False, watchers=(name,))
 
 
 def test_refused(tmp_path):
     with pytest.raises(ValueError, match="of tensorboard, wandb, got 'paper'"):
-        open_watchers(["paper"], tmp_path, {}, 0)
+        check_watchers(["paper"], tmp_path)
     with pytest.raises(ValueError, match="needs a folder"):
         check_watchers("tensorboard", None)
     folder = tmp_path / "run"  # and before anything is written

@@ -28,7 +28,7 @@ from unet_lib.train import checkpoint, examples, steps
 from unet_lib.train import folder as folders
 from unet_lib.train.checkpoint import State
 from unet_lib.train.context import explained, settings
-from unet_lib.train.loggers import Bar, Watcher, check_watchers, open_watchers
+from unet_lib.train.loggers import WATCHERS, Bar, Watcher, check_watchers
 from unet_lib.train.processes import Processes, best_device, join
 from unet_lib.train.steps import train_step
 
@@ -168,6 +168,7 @@ def _fit(
 ) -> Run:
     """A run from its beginning, or its last checkpoint, to its record."""
     config, processes = job.config, job.processes
+    fields = dataclasses.asdict(config)
     with ExitStack() as ends:
         state = steps.begin(config, processes.device, job.start)
         training = [z for z in range(len(job.images)) if z not in config.held_out]
@@ -176,15 +177,18 @@ def _fit(
         data = folders.fingerprint(job.images, job.labels, job.start)
         if job.output is not None:
             ends.enter_context(folders.held(job.output))
-            folders.claim(job.output, dataclasses.asdict(config), data)
+            folders.claim(job.output, fields, data)
         _resume(job, state)
         trains = state.step < config.steps
         if trains and processes.first:
             if started is not None:
                 started(sampler)
-            job.watching.extend(_watchers(job, state, progress, watchers))
-            for watcher in job.watching:
-                ends.enter_context(watcher)
+            for name in watchers:
+                watcher = WATCHERS[name](job.folder, fields, state.step)
+                job.watching.append(ends.enter_context(watcher))
+            if progress:
+                bar = Bar(config.steps, state.step, processes.device)
+                job.watching.append(ends.enter_context(bar))
         if trains:
             _train(job, state, sampler)
         metrics = {"steps": state.step, "seconds": state.history[-1]["seconds"]}
@@ -204,16 +208,6 @@ def _resume(job: _Job, state: State) -> None:
                 checkpoint.load_checkpoint(job.folder, state)
             job.processes.wait()
     job.processes.check_same(state.step)
-
-
-def _watchers(
-    job: _Job, state: State, progress: bool, names: tuple[str, ...]
-) -> list[Watcher]:
-    fields = dataclasses.asdict(job.config)
-    watching = open_watchers(names, job.folder, fields, state.step)
-    if progress:
-        watching.append(Bar(job.config.steps, state.step, job.processes.device))
-    return watching
 
 
 def _train(job: _Job, state: State, sampler: TileSampler) -> None:

@@ -5,6 +5,7 @@ The last two are optional (``pip install "unet-lib[tensorboard]"``,
 :doc:`training-faster`.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -61,29 +62,11 @@ class Bar(Watcher):
         self.bar.close()
 
 
-def open_watchers(
-    names: Iterable[str], folder: Path | None, fields: dict[str, Any], step: int
-) -> list[Watcher]:
-    """Start to watch a run with the watchers that are named.
-
-    Args:
-        names: any of ``"tensorboard"`` and ``"wandb"``.
-        folder: the folder of the run; TensorBoard's files go into its ``tensorboard``.
-        fields: the configuration of the run.
-        step: the step from which the run goes on.
-
-    Raises:
-        ValueError: if a name is another one, or the run has no folder.
-        ImportError: if a watcher is not installed.
-    """
-    names = check_watchers(names, folder)
-    if folder is None:
-        return []
-    return [WATCHERS[name](folder, fields, step) for name in names]
-
-
 def check_watchers(names: Iterable[str], folder: Path | None) -> tuple[str, ...]:
-    """Return each name once; ValueError for what `open_watchers` would refuse."""
+    """Return each name once.
+
+    ValueError is raised for a name that is not known, and for a run without a folder.
+    """
     names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     if unknown := sorted(set(names) - set(WATCHERS)):
         raise ValueError(
@@ -95,18 +78,22 @@ def check_watchers(names: Iterable[str], folder: Path | None) -> tuple[str, ...]
     return names
 
 
+def _imported(module: str, title: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{title} is not installed: pip install "unet-lib[{extra}]".'
+        ) from error
+
+
 class _TensorBoard(Watcher):
     """Event files; look with ``tensorboard --logdir FOLDER``."""
 
     def __init__(self, folder: Path, fields: dict[str, Any], step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                'TensorBoard is not installed: pip install "unet-lib[tensorboard]".'
-            ) from error
+        board = _imported("torch.utils.tensorboard", "TensorBoard", "tensorboard")
         # A resumed run writes the steps after its checkpoint anew.
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self.writer = board.SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def row(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
@@ -131,14 +118,8 @@ class _WeightsAndBiases(Watcher):
         if mode != "online":
             # Off line too it would send reports on itself.
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(
-                'Weights & Biases is not installed: pip install "unet-lib[wandb]".'
-            ) from error
-        self.wandb = wandb
-        self.run = wandb.init(
+        self.wandb = _imported("wandb", "Weights & Biases", "wandb")
+        self.run = self.wandb.init(
             project="unet-book",
             name=folder.name,
             dir=folder,
@@ -157,7 +138,8 @@ class _WeightsAndBiases(Watcher):
         self.run.finish(exit_code=0 if error[0] is None else 1)
 
 
-WATCHERS: dict[str, Callable[[Path, dict[str, Any], int], Watcher]] = {
+# Each takes the run's folder, its configuration and the step from which it goes on.
+WATCHERS: dict[str, Callable[..., Watcher]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WeightsAndBiases,
 }
