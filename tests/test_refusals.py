@@ -41,7 +41,7 @@ from unet_lib.metrics import evaluate
 from unet_lib.model import UNet, incoming_nodes, input_size, output_size, valid_sizes
 from unet_lib.networks import save_network
 from unet_lib.predict import predict
-from unet_lib.train import TrainConfig, fit, folder, weighted_cross_entropy
+from unet_lib.train import TrainConfig, fit, weighted_cross_entropy
 from unet_lib.weights import (
     border_distances,
     class_balance,
@@ -441,12 +441,6 @@ REFUSED = [
     (lambda: run(held_out=(0, 1, 2, 3)), "leave some to train on"),
     (lambda: run(tile=21), "legal size"),
     (lambda: run(device="gpu"), 'device must be "cpu", .* not \'gpu\''),
-    # folder
-    (lambda: folder.write_picture(Path("a.png"), IMAGES), "one slice, .* float32"),
-    (lambda: folder.write_picture(Path("a.png"), IMAGE[:0]), r"of shape \(0, 48\)"),
-    (lambda: folder.write_picture(Path("a.png"), LABEL), "got uint8 of shape"),
-    (lambda: folder.write_picture(Path("a.png"), IMAGE * NAN), "0 to 1, got nan"),
-    (lambda: folder.write_picture(Path("a.png"), IMAGE + 1), "from 0 to 1, got 1"),
     # plot
     (lambda: plot.show_images(IMAGE), "goes into a list"),
     (lambda: plot.show_images([]), "at least one"),

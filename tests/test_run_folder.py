@@ -429,20 +429,21 @@ def test_who_fails_alone_under_nccl_does_not_wait(device, failed, left, monkeypa
     monkeypatch.setattr(
         processes_module.distributed, "destroy_process_group", lambda: calls.append(1)
     )
-    Processes(1, 2, torch.device(device)).leave(failed)
+    error = ValueError if failed else None
+    Processes(1, 2, torch.device(device)).__exit__(error, None, None)
     assert len(calls) == left
-    Processes(0, 1, torch.device(device)).leave(failed)
+    Processes(0, 1, torch.device(device)).__exit__(error, None, None)
     assert len(calls) == left
 
 
 def test_fit_says_that_it_has_failed(monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(Processes, "leave", lambda self, failed: said.append(failed))
+    monkeypatch.setattr(Processes, "__exit__", lambda *given: said.append(given[1]))
     run(None)
     monkeypatch.setattr(steps, "train_step", None)
     with pytest.raises(TypeError):
         run(None)
-    assert said == [False, True]
+    assert said == [None, TypeError]
 
 
 @pytest.mark.parametrize(("device", "ours"), [("cuda:1", "cuda:1"), ("cpu", None)])

@@ -117,20 +117,14 @@ def fit(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the run a folder, new or its own.")
     watchers = check_watchers(watchers, folder)
-    processes = join(config.device, config.batch)
-    failed = True
-    try:
+    with join(config.device, config.batch) as processes:
         device = processes.device
         if config.batch_norm:
             tile, share = (config.tile, config.tile), config.batch // processes.count
             check_batch_norm(share, tile, config.depth, config.padding)
         with settings(config, device), explained(config, device, folder):
             job = _Job(config, images, labels, start, folder, processes)
-            run = _fit(job, progress, watchers, started)
-        failed = False
-        return run
-    finally:
-        processes.leave(failed)
+            return _fit(job, progress, watchers, started)
 
 
 @dataclass(frozen=True)
@@ -155,10 +149,6 @@ class _Job:
         """What is scored of held-out slices, in the history."""
         return "pixel_error" if self.config.num_classes == 2 else "mean_dice"
 
-    def write_history(self, state: State) -> None:
-        assert self.output is not None
-        folders.write_history(self.output / "history.csv", state.history, self.metric)
-
 
 def _fit(
     job: _Job,
@@ -178,7 +168,12 @@ def _fit(
         if job.output is not None:
             ends.enter_context(folders.held(job.output))
             folders.claim(job.output, fields, data)
-        _resume(job, state)
+        # The first before the others: it puts a damaged checkpoint aside.
+        for turn in (True, False):
+            if job.folder is not None and processes.first == turn:
+                checkpoint.load_checkpoint(job.folder, state)
+            processes.wait()
+        processes.check_same(state.step)
         trains = state.step < config.steps
         if trains and processes.first:
             if started is not None:
@@ -199,17 +194,6 @@ def _fit(
     return Run(state.trained.eval(), state.history, metrics)
 
 
-def _resume(job: _Job, state: State) -> None:
-    """Go on from the last checkpoint, if there is one."""
-    if job.folder is not None:
-        # The first before the others: it puts a damaged checkpoint aside.
-        for turn in (True, False):
-            if job.processes.first == turn:
-                checkpoint.load_checkpoint(job.folder, state)
-            job.processes.wait()
-    job.processes.check_same(state.step)
-
-
 def _train(job: _Job, state: State, sampler: TileSampler) -> None:
     """The loop: steps, some of which are logged, watched or saved."""
     config, processes = job.config, job.processes
@@ -221,11 +205,10 @@ def _train(job: _Job, state: State, sampler: TileSampler) -> None:
     losses: list[torch.Tensor] = []
     state.network.train()
     while state.step < config.steps:
-        tiles = range(state.step * config.batch, (state.step + 1) * config.batch)
-        share = processes.share(tiles)
-        losses.append(
-            steps.next_step(state, forward, sampler, config, share, processes.rank)
-        )
+        first = state.step * config.batch
+        share = processes.share(range(first, first + config.batch))
+        loss = steps.next_step(state, forward, sampler, config, share, processes.rank)
+        losses.append(loss)
         for watcher in job.watching:
             watcher.step(state.step)
         watch = bool(config.held_out) and state.step in config.watch_at
@@ -233,11 +216,11 @@ def _train(job: _Job, state: State, sampler: TileSampler) -> None:
         if not (watch or save or state.step % LOG_EVERY == 0):
             continue
         # Here, and only here, the host waits for the device.
-        loss = float(processes.mean(torch.stack(losses).mean()))
+        mean = float(processes.mean(torch.stack(losses).mean()))
         losses.clear()
-        if not np.isfinite(loss):
-            raise _diverged(f"The loss is {loss}", state.step, config)
-        row: dict[str, Any] = {"step": state.step, "seconds": 0.0, "loss": loss}
+        if not np.isfinite(mean):
+            raise _diverged(f"The loss is {mean}", state.step, config)
+        row: dict[str, Any] = {"step": state.step, "seconds": 0.0, "loss": mean}
         row["learning_rate"] = config.rate(state.step - 1)
         if watch and processes.first:
             row[job.metric] = _watch(job, state)
@@ -247,7 +230,7 @@ def _train(job: _Job, state: State, sampler: TileSampler) -> None:
             watcher.row(row)
         if save and job.output is not None:
             checkpoint.save_checkpoint(job.output, state)
-            job.write_history(state)
+            folders.write_history(job.output, state.history, job.metric)
 
 
 def _watch(job: _Job, state: State) -> float:
@@ -259,7 +242,8 @@ def _watch(job: _Job, state: State) -> float:
         first = 1 - first[0]
     if job.output is not None:
         picture = job.output / "watched" / f"step-{state.step:06d}.png"
-        folders.write_picture(picture, first)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        folders.save_png(picture, np.round(255 * first).astype(np.uint8))
     for watcher in job.watching:
         watcher.picture(state.step, first)
     return scores[job.metric]
@@ -287,7 +271,7 @@ def _record(job: _Job, state: State, metrics: dict[str, Any], again: bool) -> No
     if again and all(path.exists() for path in files):
         return
     # Once more: a run may have been stopped between its checkpoint and this.
-    job.write_history(state)
+    folders.write_history(job.output, state.history, job.metric)
     save_network(state.trained, files[0])
     record = metrics | folders.circumstances(job.processes.device)
     record["processes"] = job.processes.count

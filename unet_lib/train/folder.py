@@ -160,29 +160,11 @@ def _read_fields(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_history(
-    path: Path, history: list[dict[str, Any]], metric: str = "pixel_error"
-) -> None:
+def write_history(folder: Path, history: list[dict[str, Any]], metric: str) -> None:
     """Write a run's history as a table, one row for each time something was logged."""
     columns = ["step", "seconds", "loss", "learning_rate", metric]
     rows = [",".join(str(row.get(name, "")) for name in columns) for row in history]
-    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
-
-
-def write_picture(path: Path, probabilities: np.ndarray) -> None:
-    """Write probabilities ``(height, width)``, 0 to 1, as an 8-bit gray PNG."""
-    shape, dtype = np.shape(probabilities), np.asarray(probabilities).dtype
-    if len(shape) != 2 or 0 in shape or dtype.kind != "f":
-        raise ValueError(
-            "Expected probabilities of one slice, floats of shape (height, width), got "
-            f"{dtype} of shape {shape}."
-        )
-    # In these words NaN is refused too.
-    low, high = np.min(probabilities), np.max(probabilities)
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"Expected probabilities from 0 to 1, got {low} to {high}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_png(path, np.round(255 * probabilities).astype(np.uint8))
+    write_text(folder / "history.csv", "\n".join([",".join(columns), *rows]) + "\n")
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:

@@ -6,6 +6,7 @@ step that one process would take with all the tiles. Used in :doc:`training-fast
 """
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from itertools import count as count_from
@@ -20,8 +21,12 @@ RUNS = count_from()  # of this process
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those that train together."""
+class Processes(AbstractContextManager["Processes"]):
+    """This process among those that train together; the end of the context parts them.
+
+    One that fails alone under NCCL must not wait in there for the others, which wait
+    for it, since nobody would see its error. Its end ends them all.
+    """
 
     rank: int  # 0 writes and reports
     count: int
@@ -68,13 +73,8 @@ class Processes:
         if self.count > 1:
             distributed.barrier()
 
-    def leave(self, failed: bool = False) -> None:
-        """End the processes' work together.
-
-        One that fails alone under NCCL must not: it would wait in here for the others,
-        which wait for it, and nobody would see its error. Its end ends them all.
-        """
-        if self.count > 1 and not (failed and self.device.type == "cuda"):
+    def __exit__(self, error: type[BaseException] | None, *rest: object) -> None:
+        if self.count > 1 and not (error and self.device.type == "cuda"):
             distributed.destroy_process_group()
 
 
@@ -105,18 +105,14 @@ def join(device: str | None, batch: int) -> Processes:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if distributed.is_initialized():  # a run before this one has failed
-        return Processes(rank=distributed.get_rank(), count=count, device=place)
+        return Processes(distributed.get_rank(), count, place)
     store, rank, _ = _meeting_point()
     # A name of its own: addresses of a run before this one are still in the store,
     # and to wait there for a process that has left would be for ever.
     store = distributed.PrefixStore(f"run {next(RUNS)}", store)
-    on_gpus = place.type == "cuda"
+    backend, ours = ("nccl", place) if place.type == "cuda" else ("gloo", None)
     distributed.init_process_group(
-        "nccl" if on_gpus else "gloo",
-        store=store,
-        rank=rank,
-        world_size=count,
-        device_id=place if on_gpus else None,
+        backend, store=store, rank=rank, world_size=count, device_id=ours
     )
     return Processes(rank, count, place)
 
