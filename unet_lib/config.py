@@ -4,9 +4,8 @@ Used in :doc:`training`, as `unet_lib.train.TrainConfig`.
 """
 
 import dataclasses
-import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from reprlib import repr as short
@@ -43,7 +42,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        _check_reals(self, "deformation contrast brightness", 0)
+        sizes = "deformation contrast brightness"
+        _check_reals(self, sizes, "of at least 0", lambda x: x >= 0)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,12 @@ class TrainConfig:
                 "them out."
             )
         _check_integers(self, "seed", 0, most=2**32 - 1)
-        _check_reals(self, "learning_rate sigma", 0, above=True)
-        _check_reals(self, "w0", 0)
-        _check_reals(self, "dropout momentum average", 0, below=1)
-        held_out = _integers("held_out", self.held_out, distinct=True)
-        watch_at = _integers("watch_at", self.watch_at, distinct=False)
-        object.__setattr__(self, "held_out", held_out)
-        object.__setattr__(self, "watch_at", watch_at)
+        _check_reals(self, "learning_rate sigma", "above 0", lambda x: x > 0)
+        _check_reals(self, "w0", "of at least 0", lambda x: x >= 0)
+        fraction = "of at least 0 and below 1"
+        _check_reals(self, "dropout momentum average", fraction, lambda x: 0 <= x < 1)
+        _check_listed(self, "held_out", distinct=True)
+        _check_listed(self, "watch_at", distinct=False)
         if not isinstance(self.augmentation, Augmentation):
             raise ValueError(
                 f"augmentation must be an Augmentation, not {short(self.augmentation)}."
@@ -194,18 +193,15 @@ class TrainConfig:
 def _check_choices(config: Augmentation | TrainConfig) -> None:
     """Refuse what the annotation of a field, bool or Literal, does not allow."""
     for one in dataclasses.fields(config):
-        value = getattr(config, one.name)
-        if one.type is bool:
-            if not isinstance(value, bool | np.bool_):
-                raise ValueError(
-                    f"{one.name} must be True or False, not {short(value)}."
-                )
-            object.__setattr__(config, one.name, bool(value))
-        elif get_origin(one.type) is Literal:
-            choices = get_args(one.type)
-            if not isinstance(value, str) or value not in choices:
-                known = " or ".join(map(repr, choices))
-                raise ValueError(f"{one.name} must be {known}, not {short(value)}.")
+        value, literal = getattr(config, one.name), get_origin(one.type) is Literal
+        if not literal and one.type is not bool:
+            continue
+        choices = get_args(one.type) if literal else (True, False)
+        kind = str if literal else bool | np.bool_
+        if not isinstance(value, kind) or value not in choices:
+            known = " or ".join(map(repr, choices))
+            raise ValueError(f"{one.name} must be {known}, not {short(value)}.")
+        object.__setattr__(config, one.name, value if literal else bool(value))
 
 
 def _check_integers(
@@ -223,34 +219,28 @@ def _check_integers(
 def _check_reals(
     config: Augmentation | TrainConfig,
     names: str,
-    least: int,
-    below: float = math.inf,
-    above: bool = False,  # rather than at least
+    expected: str,
+    fits: Callable[[float], bool],
 ) -> None:
-    expected = f"a number {'above' if above else 'of at least'} {least}"
-    expected += f" and below {below}" if below < math.inf else ""
     for name in names.split():
         value = getattr(config, name)
         # Phrased so that NaN is refused too.
-        if (
-            not _is(Real, value)
-            or not least <= value <= sys.float_info.max
-            or (above and value == least)
-            or value >= below
-        ):
-            raise ValueError(f"{name} must be {expected}, not {short(value)}.")
+        finite = _is(Real, value) and abs(value) <= sys.float_info.max
+        if not (finite and fits(value)):
+            raise ValueError(f"{name} must be a number {expected}, not {short(value)}.")
         object.__setattr__(config, name, float(value))
 
 
-def _integers(name: str, numbers: Any, distinct: bool) -> tuple[int, ...]:
-    given = tuple(numbers) if isinstance(numbers, Iterable) else (None,)
+def _check_listed(config: TrainConfig, name: str, distinct: bool) -> None:
+    value = getattr(config, name)
+    given = tuple(value) if isinstance(value, Iterable) else (None,)
     good = all(_is(Integral, number) and number >= 0 for number in given)
     if not good or (distinct and len(set(given)) < len(given)):
         raise ValueError(
             f"{name} must be {'distinct ' if distinct else ''}integers of at least 0, "
-            f"such as (24, 25), not {short(numbers)}."
+            f"such as (24, 25), not {short(value)}."
         )
-    return tuple(map(int, given))
+    object.__setattr__(config, name, tuple(map(int, given)))
 
 
 def _is(kind: type, value: Any) -> bool:
