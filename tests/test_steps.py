@@ -117,7 +117,7 @@ def test_the_average_is_pytorchs():
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        steps.update_average(mine, network, 0.7, first=step == 0)
+        steps.update_average(mine, network, 0.7 if step else 0)
         theirs.update_parameters(network)
         for name, tensor in mine.state_dict().items():
             assert torch.equal(tensor, theirs.module.state_dict()[name]), name

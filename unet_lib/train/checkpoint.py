@@ -50,22 +50,18 @@ def save_checkpoint(folder: Path, state: State) -> None:
 
     OSError is raised if it cannot be written; the previous one is then still intact.
     """
+    parts = {name: module.state_dict() for name, module in state.modules.items()}
+    optimizer = state.optimizer.state_dict()["state"]
+    parts |= {f"optimizer/{index}": values for index, values in optimizer.items()}
     tensors = {
-        f"{name}/{key}": tensor
-        for name, module in state.modules.items()
-        for key, tensor in module.state_dict().items()
-    } | {
-        f"optimizer/{index}/{key}": tensor
-        for index, values in state.optimizer.state_dict()["state"].items()
-        for key, tensor in values.items()
+        f"{part}/{name}": tensor.detach().cpu().contiguous()
+        for part, values in parts.items()
+        for name, tensor in values.items()
         if tensor is not None
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    metadata = {
-        "step": json.dumps(state.step),
-        "history": json.dumps(state.history),
-        "scaler": json.dumps(state.scaler.state_dict()),
-    }
+    scaler = state.scaler.state_dict()
+    values = {"step": state.step, "history": state.history, "scaler": scaler}
+    metadata = {name: json.dumps(value) for name, value in values.items()}
     metadata["sha256"] = _checksum(tensors, metadata)
     with written(folder / CURRENT) as temporary:
         save_file(tensors, temporary, metadata)

@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import DEVNULL, CalledProcessError, check_output
 from typing import Any
 
 import numpy as np
@@ -175,14 +176,12 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 def circumstances(device: torch.device) -> dict[str, Any]:
     """The machine and the code that a run was made with, for its record."""
-    name = platform.processor() or platform.machine()
+    name, cpus = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    elif Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
+    elif cpus.exists():
+        models = re.findall(r"^model name\s*:(.*)$", cpus.read_text("utf-8"), re.M)
+        name = models[0].strip() if models else name
     return {
         "device": name,
         "device_type": device.type,
@@ -200,14 +199,12 @@ def _commit(root: Path) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return check_output(command, cwd=root, text=True, stderr=DEVNULL).strip()
 
     try:
         # Installed into a folder of a user's repository, it is not of their commit.
         if git("rev-parse", "--show-prefix"):
             return None
         return git("describe", "--always", "--dirty", "--abbrev=12")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, CalledProcessError):
         return None  # installed, not cloned

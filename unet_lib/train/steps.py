@@ -5,7 +5,7 @@ Used in :doc:`training`.
 
 import copy
 from collections.abc import Callable
-from itertools import chain
+from inspect import signature
 
 import numpy as np
 import torch
@@ -21,20 +21,11 @@ from unet_lib.train.checkpoint import State
 
 __all__ = ["build_network", "build_optimizer", "build_sampler", "train_step"]
 
-ARGUMENTS = (  # of a network that are fields of a configuration
-    "in_channels",
-    "num_classes",
-    "base_channels",
-    "depth",
-    "padding",
-    "dropout",
-    "batch_norm",
-)
-
 
 def build_network(config: TrainConfig, device: str | torch.device = "cpu") -> UNet:
     """Build the network of a run, with weights from PyTorch's random numbers."""
-    return move_to(UNet(**{name: getattr(config, name) for name in ARGUMENTS}), device)
+    arguments = {name: getattr(config, name) for name in signature(UNet).parameters}
+    return move_to(UNet(**arguments), device)
 
 
 def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,11 +35,10 @@ def start_of(config: TrainConfig, network: nn.Module) -> dict[str, torch.Tensor]
         ValueError: if the network is not the one that the configuration describes.
     """
     network = unwrapped(network)
-    given = {name: network.arguments[name] for name in ARGUMENTS if name != "dropout"}
-    asked = {name: getattr(config, name) for name in given}
-    if unlike := [name for name in given if given[name] != asked[name]]:
-        theirs = ", ".join(f"{name}={given[name]!r}" for name in unlike)
-        ours = ", ".join(f"{name}={asked[name]!r}" for name in unlike)
+    given = {n: value for n, value in network.arguments.items() if n != "dropout"}
+    if unlike := [n for n in given if given[n] != getattr(config, n)]:
+        theirs = ", ".join(f"{n}={given[n]!r}" for n in unlike)
+        ours = ", ".join(f"{n}={getattr(config, n)!r}" for n in unlike)
         raise ValueError(
             f"The network to start from has {theirs}, and the configuration says "
             f"{ours}: take TrainConfig({theirs}), or another network."
@@ -179,31 +169,20 @@ def train_step(
 
 
 @torch.no_grad()
-def update_average(averaged: UNet, network: UNet, decay: float, first: bool) -> None:
+def update_average(averaged: UNet, network: UNet, decay: float) -> None:
     """Move an exponential moving average to the network's weights and buffers.
 
     The buffers are averaged too, since the statistics of a batch normalization belong
     to its weights. PyTorch's AveragedModel does the same, but copies its count of steps
     to the device in each step.
     """
-    pairs = [
-        (mine, new.detach())
-        for mine, new in zip(
-            chain(averaged.parameters(), averaged.buffers()),
-            chain(network.parameters(), network.buffers()),
-            strict=True,
-        )
-    ]
-    if first:
-        for mine, new in pairs:
-            mine.copy_(new)
-        return
-    move = get_ema_multi_avg_fn(decay)
-    for floating in (True, False):
-        group = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-        if group:
-            ours, theirs = zip(*group, strict=True)
-            move(list(ours), list(theirs), None)
+    new = network.state_dict()
+    kinds: dict[bool, list[str]] = {}
+    for name, tensor in new.items():
+        kinds.setdefault(tensor.is_floating_point(), []).append(name)
+    mine, move = averaged.state_dict(), get_ema_multi_avg_fn(decay)
+    for names in kinds.values():
+        move([mine[name] for name in names], [new[name] for name in names], None)
 
 
 def next_step(
@@ -232,8 +211,7 @@ def next_step(
         forward, state.optimizer, image, label, weight, config.precision, state.scaler
     )
     if state.averaged is not None:
-        update_average(
-            state.averaged, state.network, config.average, first=state.step == 0
-        )
+        decay = config.average if state.step else 0.0  # 0 takes the weights over
+        update_average(state.averaged, state.network, decay)
     state.step += 1
     return loss
