@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unet_lib.cells import CellScores
@@ -71,14 +71,7 @@ def print_cell_scores(scores: "CellScores") -> None:
         )
 
 
-def print_warning(
-    message: Warning | str,
-    category: type[Warning] = UserWarning,
-    filename: str = "",
-    lineno: int = 0,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def print_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
     """Like `warnings.showwarning`, without the place in the code."""
     print(f"unet-lib: warning: {message}", file=sys.stderr)
 
@@ -103,24 +96,17 @@ def explain(problem: BaseException, arguments: Sequence[str]) -> tuple[str, int]
         return "", STOPPED + 13
     if isinstance(problem, MemoryError) and not str(problem):
         return "there is not enough memory for this.", 1
-    if not _explains_itself(problem):
-        return _reported(problem, arguments), 1
-    if isinstance(problem, OSError) and problem.filename and problem.strerror:
-        return f"{problem.filename}: {problem.strerror}.", 1
-    return str(problem), 1
-
-
-def _explains_itself(problem: BaseException) -> bool:
-    """Whether an error says in words of ours, or of the system's, what is wrong.
-
-    A ValueError of another package, or of an expression of ours, is a bug: a check
-    should have come before it.
-    """
+    # A ValueError of another package, or of an expression of ours, is a bug: a check
+    # should have come before it.
     last = traceback.extract_tb(problem.__traceback__)[-1]
     ours = HOUSE in Path(last.filename).parents and f"{last.line}".startswith("raise")
     outside = isinstance(problem, OSError | ImportError | MemoryError)
     known = isinstance(problem, ValueError | FloatingPointError) and ours
-    return outside or known
+    if not (outside or known):
+        return _reported(problem, arguments), 1
+    if isinstance(problem, OSError) and problem.filename and problem.strerror:
+        return f"{problem.filename}: {problem.strerror}.", 1
+    return str(problem), 1
 
 
 def _reported(problem: BaseException, arguments: Sequence[str]) -> str:
@@ -128,13 +114,9 @@ def _reported(problem: BaseException, arguments: Sequence[str]) -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="unet-lib-", suffix=".txt", delete=False, encoding="utf-8"
     ) as file:
+        version = vars(sys.modules["unet_lib"])["__version__"]
         print("unet-lib", *arguments, file=file)
-        print(
-            vars(sys.modules["unet_lib"])["__version__"],
-            platform.python_version(),
-            platform.platform(),
-            file=file,
-        )
+        print(version, platform.python_version(), platform.platform(), file=file)
         traceback.print_exception(problem, file=file)
     return (
         f"this is a bug in unet-lib ({type(problem).__name__}). Please open an issue "
