@@ -72,32 +72,26 @@ class UNet(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        numbers = {
+        counts: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,
             "base_channels": base_channels,
             "depth": depth,
         }
-        for name, value in numbers.items():
+        for name, value in counts.items():
             if not is_whole(value) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1 on, not {value!r}.")
+            counts[name] = int(value)
         if padding not in get_args(Padding):
             raise ValueError(f'padding must be "valid" or "same", not {padding!r}.')
         if not is_real(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be from 0 to below 1, not {dropout!r}.")
         if not isinstance(batch_norm, bool):
             raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}.")
-        in_channels, num_classes, base_channels, depth = map(int, numbers.values())
+        in_channels, num_classes, base_channels, depth = counts.values()
         # Plain numbers, since `save_network` writes them as JSON.
-        self.arguments: dict[str, Any] = {
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "base_channels": base_channels,
-            "depth": depth,
-            "padding": padding,
-            "dropout": float(dropout),
-            "batch_norm": batch_norm,
-        }
+        rest = {"padding": padding, "dropout": float(dropout), "batch_norm": batch_norm}
+        self.arguments = counts | rest
         self.depth = depth
         self.padding = padding
 
