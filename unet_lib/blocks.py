@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from unet_lib._checks import check_not_color, found, is_real, is_whole
+from unet_lib._checks import found, is_real, is_whole
 from unet_lib._files import read_json, write_text
-from unet_lib.model import UNet, input_size, move_to, output_size, unwrapped
-from unet_lib.predict import MAX_PIXELS, Axis, memory_advice, plan_tiles, stitch
+from unet_lib.model import UNet, input_size, output_size, unwrapped
+from unet_lib.predict import MAX_PIXELS, Axis, at_work, check_input, plan_tiles, stitch
 
 __all__ = ["halo", "predict_into"]
 
@@ -131,12 +131,8 @@ def predict_into(
     plan = _plan(unet, source.shape[-2:], max_pixels)
     blocks = list(_blocks(lead, source.shape[-2:], plan, block))
     done = _Record(record, unet, source, blocks, value_range)
-    network.eval()
-    device = next(unet.parameters()).device
-    if device.type == "mps":
-        move_to(unet, device)
     used = max(max_pixels, plan[0].tile * plan[1].tile)
-    with memory_advice(unet, device, source.shape[-2:], used):
+    with at_work(network, source.shape[-2:], used):
         for one in tqdm(blocks, unit="block", disable=not progress):
             part = _read(source, one)
             into = (*one.number, *[slice(None)] * len(maps), *one.output)
@@ -170,8 +166,6 @@ class _Block(NamedTuple):
 
 def _plan(unet: UNet, size: tuple[int, int], max_pixels: int) -> tuple[Axis, Axis]:
     """The tiles that `predict.predict` takes."""
-    if not is_whole(max_pixels):
-        raise ValueError(f"max_pixels must be an integer, not {max_pixels!r}.")
     if unet.padding == "same":
         whole = math.prod(unet.input_size(length) for length in size)
         if whole > max_pixels:
@@ -214,21 +208,7 @@ def _check_source(
             "mmap_mode='r') and zarr.open_array give one, got a "
             f"{type(source).__name__}."
         )
-    if unet.arguments["num_classes"] < 2:
-        raise ValueError(
-            f"Expected a network of at least two classes, got {unet.arguments}."
-        )
-    channels = unet.arguments["in_channels"]
-    lengths = "height, width" if channels == 1 else f"{channels}, height, width"
-    if channels == 1:
-        check_not_color(source, "source")
-    axes = 2 if channels == 1 else 3
-    wrong = axes == 3 and shape[-3:-2] != (channels,)
-    if len(shape) not in (axes, axes + 1) or 0 in shape or wrong:
-        raise ValueError(
-            f"Expected a source of shape ({lengths}) or (slices, {lengths}) with at "
-            f"least one pixel, got {tuple(shape)}."
-        )
+    check_input(unet, source, "source")
     kind = np.dtype(dtype).kind
     if kind not in "biuf":
         raise ValueError(f"Expected a source of real numbers, got {dtype}.")

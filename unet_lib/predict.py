@@ -6,8 +6,9 @@ Built in :doc:`overlap-tile`.
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from unet_lib._checks import (
     as_array,
     check_images,
-    check_slices,
+    check_not_color,
     is_out_of_memory,
     is_whole,
 )
@@ -29,6 +30,8 @@ from unet_lib.model import UNet, move_to, unwrapped
 __all__ = ["MAX_PIXELS", "Axis", "mirror_pad", "plan_axis", "plan_tiles", "predict"]
 
 Versions = Literal[1, 7, 8]  # how many versions of a slice test-time augmentation takes
+Plan = Callable[..., "tuple[Axis, Axis]"]  # of the size of images
+Pass = Callable[..., np.ndarray]  # over padded images, by their plan
 
 # Input pixels of one pass unless the caller says otherwise: 1024 x 1024 takes
 # about 1 GB with 64 base channels in float32.
@@ -99,9 +102,11 @@ def plan_tiles(
             is given.
 
     Raises:
-        ValueError: if the tile is not valid, or `max_pixels` is smaller than the
-            smallest tile.
+        ValueError: if the tile is not valid, or `max_pixels` is not an integer or
+            smaller than the smallest tile.
     """
+    if not is_whole(max_pixels):
+        raise ValueError(f"max_pixels must be an integer, not {max_pixels!r}.")
     if tile is not None:
         return plan_axis(network, size[0], tile), plan_axis(network, size[1], tile)
     choices = [_smallest_tiles(network, length) for length in size]
@@ -195,29 +200,25 @@ def predict(
     stack = _checked(unet, images)
     if versions not in get_args(Versions):
         raise ValueError(f"versions must be 1, 7 or 8, not {versions!r}.")
-    if not is_whole(max_pixels):
-        raise ValueError(f"max_pixels must be an integer, not {max_pixels!r}.")
-    network.eval()
-    device = next(unet.parameters()).device
-    if device.type == "mps":
-        move_to(unet, device)
     slices, _, height, width = stack.shape
     classes = unet.arguments["num_classes"]
     maps = 1 if classes == 2 else classes
     probabilities = np.zeros((slices, maps, height, width), np.float32)
     # As many slices at a time as their tiles go through together.
-    rows, columns = plan_tiles(unet, (height, width), tile, max_pixels)
+    plan = partial(plan_tiles, unet, tile=tile, max_pixels=max_pixels)
+    run = partial(stitch, network, max_pixels=max_pixels)
+    rows, columns = plan((height, width))
     covered = math.prod(axis.tiles * axis.tile for axis in (rows, columns))
     together = max(1, max_pixels // covered)
-    version_of = _rotated if versions == 7 else _quarter_turned
+    version_of = _rotated if versions == 7 else _by_quarters
     bar = tqdm(total=slices * versions, unit="pass", disable=not progress)
     used = min(slices * covered, max(max_pixels, rows.tile * columns.tile))
-    with bar, memory_advice(unet, device, (height, width), used):
+    with bar, at_work(network, (height, width), used):
         for start in range(0, slices, together):
             some = slice(start, start + together)
             total = np.zeros(probabilities[some].shape)
             for version in range(versions):
-                total += version_of(network, stack[some], version, tile, max_pixels)
+                total += version_of(stack[some], version, plan, run)
                 bar.update(len(total))
             probabilities[some] = total / versions
     if maps == 1:
@@ -228,26 +229,33 @@ def predict(
 
 def _checked(unet: UNet, images: np.ndarray) -> np.ndarray:
     """The images as ``(slices, channels, height, width)``."""
-    channels = unet.arguments["in_channels"]
-    if channels == 1:
-        check_slices(images, "images")
-    elif images.ndim not in (3, 4) or images.shape[-3] != channels or 0 in images.shape:
-        last = images.ndim > 2 and images.shape[-1] == channels
-        advice = ": pass np.moveaxis(images, -1, -3)" if last else ""
-        raise ValueError(
-            f"Expected images of shape ({channels}, height, width) or (slices, "
-            f"{channels}, height, width) with at least one pixel, got "
-            f"{images.shape}{advice}."
-        )
+    check_input(unet, images, "images")
     images = check_images(images)
+    # In this machine's byte order, and in a precision that SciPy and torch share.
+    precision = np.float64 if images.dtype.itemsize > 4 else np.float32
+    images = images.astype(precision, copy=False)
+    return images.reshape(-1, unet.arguments["in_channels"], *images.shape[-2:])
+
+
+def check_input(unet: UNet, images: Any, name: str) -> None:
+    """Refuse what has another shape than a network takes, and one with one class."""
+    channels, shape = unet.arguments["in_channels"], tuple(images.shape)
+    axes, lengths = 3, f"{channels}, height, width"
+    if channels == 1:
+        axes, lengths = 2, "height, width"
+        check_not_color(images, name)
+    wrong = axes == 3 and shape[-3:-2] != (channels,)
+    if len(shape) not in (axes, axes + 1) or 0 in shape or wrong:
+        last = axes == 3 and len(shape) > 2 and shape[-1] == channels
+        advice = f": pass np.moveaxis({name}, -1, -3)" if last else ""
+        raise ValueError(
+            f"Expected {name} of shape ({lengths}) or (slices, {lengths}) with at "
+            f"least one pixel, got {shape}{advice}."
+        )
     if unet.arguments["num_classes"] < 2:
         raise ValueError(
             f"Expected a network of at least two classes, got {unet.arguments}."
         )
-    # In this machine's byte order, and in a precision that SciPy and torch share.
-    precision = np.float64 if images.dtype.itemsize > 4 else np.float32
-    images = images.astype(precision, copy=False)
-    return images.reshape(-1, channels, *images.shape[-2:])
 
 
 def mirror_pad(images: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
@@ -301,17 +309,19 @@ def stitch(
 
 
 @contextmanager
-def memory_advice(
-    unet: UNet, device: torch.device, size: tuple[int, int], used: int
-) -> Iterator[None]:
-    """Turn errors for a lack of memory into a MemoryError with advice.
+def at_work(network: nn.Module, size: tuple[int, int], used: int) -> Iterator[None]:
+    """Put a network into evaluation mode; say what to do where its memory is too small.
 
     Args:
-        unet: the network.
-        device: of the network.
+        network: the network.
         size: height and width of the images.
         used: input pixels of one pass.
     """
+    unet = unwrapped(network)
+    network.eval()
+    device = next(unet.parameters()).device
+    if device.type == "mps":
+        move_to(unet, device)
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -327,39 +337,25 @@ def memory_advice(
         ) from error
 
 
-def _quarter_turned(
-    network: nn.Module,
-    images: np.ndarray,
-    version: int,
-    tile: int | None,
-    max_pixels: int,
-) -> np.ndarray:
+def _by_quarters(images: np.ndarray, version: int, plan: Plan, run: Pass) -> np.ndarray:
     """Rotated by `version` quarter turns, from the fifth on mirrored too."""
     turned = np.rot90(images, version % 4, axes=(2, 3))
     turned = turned[..., ::-1] if version >= 4 else turned
     height, width = turned.shape[2:]
-    axes = plan_tiles(unwrapped(network), (height, width), tile, max_pixels)
-    seen = stitch(network, mirror_pad(turned, *axes), *axes, max_pixels)
-    seen = seen[..., :height, :width]
+    axes = plan((height, width))
+    seen = run(mirror_pad(turned, *axes), *axes)[..., :height, :width]
     seen = seen[..., ::-1] if version >= 4 else seen
     return np.rot90(seen, -(version % 4), axes=(2, 3))
 
 
-def _rotated(
-    network: nn.Module,
-    images: np.ndarray,
-    version: int,
-    tile: int | None,
-    max_pixels: int,
-) -> np.ndarray:
+def _rotated(images: np.ndarray, version: int, plan: Plan, run: Pass) -> np.ndarray:
     """Rotated by `version` sevenths of a circle, on a canvas that holds it whole."""
     angle = 2 * math.pi * version / 7
     cosine, sine = math.cos(angle), math.sin(angle)
     rotation = np.array([[cosine, -sine], [sine, cosine]])
     size = np.array(images.shape[2:])
     canvas = np.ceil(np.abs(rotation) @ (size - 1)).astype(int) + 1
-    height, width = map(int, canvas)
-    axes = plan_tiles(unwrapped(network), (height, width), tile, max_pixels)
+    axes = plan(tuple(map(int, canvas)))
     border = [axis.border for axis in axes]
     center, canvas_center = (size - 1) / 2, (canvas - 1) / 2
 
@@ -375,7 +371,7 @@ def _rotated(
     # The border is read from the mirrored slice too, not from a mirrored canvas.
     offset = center - rotation @ (canvas_center + border)
     padded = resample(images, rotation, offset, tuple(axis.padded for axis in axes))
-    seen = stitch(network, padded, *axes, max_pixels)
+    seen = run(padded, *axes)
     back = canvas_center - rotation.T @ center
     return resample(seen, rotation.T, back, images.shape[2:])
 
