@@ -99,7 +99,7 @@ def make(
     config: TrainConfig,
     settings: CellSettings,
     frames: Frames,
-    scored: tuple[int, ...],
+    scored: list[int],
     versions: Versions,
     folder: Path,
     progress: bool,
@@ -108,20 +108,17 @@ def make(
     """Train a run and score it: its record, and the masks of the scored frames."""
     images, labels = prepared(frames, settings)
     network = fit(config, images, labels, folder, progress, network=start).network
-    held = list(scored)
-    found = _probabilities(network, images[held], settings, versions)
+    found = _probabilities(network, images[scored], settings, versions)
     trained = np.delete(np.arange(len(images)), config.held_out).tolist()
     of_trained = _probabilities(network, images[trained], settings, versions)
-    names = zip(frames.sequences, frames.numbers, strict=True)
-    frame_names = [f"{sequence}/{number}" for sequence, number in names]
     record = {
         "stack": "DIC-C2DH-HeLa",
-        "slices": held,
-        "frames": [frame_names[n] for n in held],
+        "slices": scored,
+        "frames": [f"{frames.sequences[n]}/{frames.numbers[n]}" for n in scored],
         "versions": versions,
         "cells": asdict(settings),
         "pretrained": start is not None,
-        "scores": _scores(frames.labels[held], found, settings),
+        "scores": _scores(frames.labels[scored], found, settings),
         "training": {
             "slices": trained,
             "versions": versions,

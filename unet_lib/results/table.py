@@ -139,17 +139,8 @@ def _experiment(
     unused = _unused(slices, scored, images, seed)
     fields |= {"augmentation": turned, "held_out": scored + unused, "seed": seed}
     config = TrainConfig.from_dict(fields)
-    return Experiment(
-        scale,
-        variant,
-        int(fold),
-        config.seed,
-        own,
-        config,
-        tuple(scored),
-        cells,
-        pretrained,
-    )
+    name = scale, variant, int(fold), config.seed
+    return Experiment(*name, own, config, tuple(scored), cells, pretrained)
 
 
 def _held_out(slices: int, fold: Any, split: str) -> list[int]:
@@ -256,8 +247,8 @@ def run_table(
             if progress:
                 print(f"{experiment.name}: {found}", flush=True)
             try:
-                made_record = _make(experiment, stacks, work, progress)
-                _record(work / experiment.name, results / experiment.name, *made_record)
+                made_record = _make(experiment, stacks, folder, progress)
+                _record(folder, results / experiment.name, *made_record)
             except FloatingPointError as error:  # the runs after it are no worse for it
                 diverged.append(f"{experiment.name}: {error}")
             else:
@@ -271,51 +262,41 @@ def run_table(
 
 
 def _make(
-    experiment: Experiment, stacks: data.Stacks | Frames, work: Path, progress: bool
+    experiment: Experiment, stacks: data.Stacks | Frames, folder: Path, progress: bool
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Train, predict what was held out (or the test stack), score."""
-    folder, config = work / experiment.name, experiment.config
+    config, fold, versions = experiment.config, experiment.fold, experiment.versions
+    slices = list(experiment.scored)
     if isinstance(stacks, Frames):
         assert experiment.cells is not None
-        scored, versions = experiment.scored, experiment.versions
         start = load_pretrained() if experiment.pretrained else None
         return hela.make(
-            config, experiment.cells, stacks, scored, versions, folder, progress, start
+            config, experiment.cells, stacks, slices, versions, folder, progress, start
         )
-    network = fit(
-        experiment.config, stacks.train_images, stacks.train_labels, folder, progress
-    ).network
-    labels: np.ndarray | None
-    if experiment.fold:
-        slices = list(experiment.scored)
-        images, labels = stacks.train_images[slices], stacks.train_labels[slices]
-        looks = VERSIONS
+    images, labels = stacks.train_images, stacks.train_labels
+    network = fit(config, images, labels, folder, progress).network
+    trained = np.delete(np.arange(len(images)), config.held_out).tolist()
+    training = evaluate(labels[trained], predict(network, images[trained])).to_dict()
+    truth: np.ndarray | None
+    if fold:
+        images, truth, looks = images[slices], labels[slices], VERSIONS
     else:  # the test stack is scored once, in the way that the variant names
-        slices = list(range(len(stacks.test_images)))
-        images, labels = stacks.test_images, stacks.test_labels
-        looks = (experiment.versions,)
-    scores: dict[int, dict[str, Any]] = {}
-    for versions in looks:
-        probabilities = predict(network, images, versions=versions)
-        if labels is not None:
-            scores[versions] = evaluate(labels, probabilities).to_dict()
-        if versions == experiment.versions:
-            masks = probabilities > FIXED
-            if not experiment.fold:
-                write_tiff(folder / "test-probabilities.tif", probabilities, "ZYX")
-    trained = np.delete(
-        np.arange(len(stacks.train_images)), experiment.config.held_out
-    ).tolist()
-    probabilities = predict(network, stacks.train_images[trained])
-    training = evaluate(stacks.train_labels[trained], probabilities).to_dict()
+        images, truth, looks = stacks.test_images, stacks.test_labels, (versions,)
+        slices = list(range(len(images)))
+    found = {look: predict(network, images, versions=look) for look in looks}
+    if not fold:
+        write_tiff(folder / "test-probabilities.tif", found[versions], "ZYX")
+    scores = {}
+    if truth is not None:
+        scores = {look: evaluate(truth, seen).to_dict() for look, seen in found.items()}
     record = {
-        "stack": "train" if experiment.fold else "test",
+        "stack": "train" if fold else "test",
         "slices": slices,
-        "versions": experiment.versions,
+        "versions": versions,
         "scores": scores,
         "training": {"slices": trained, "versions": 1} | training,
     }
-    return record, masks
+    return record, found[versions] > FIXED
 
 
 def _record(
