@@ -181,14 +181,12 @@ def check_labels(
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{expected}, got {got}.")
     if labels.dtype.kind == "f" or labels.min() < -unknown:
-        elsewhere = (
-            ""
-            if unknown or labels.min() != UNKNOWN
-            else (
+        elsewhere = ""
+        if labels.min() == UNKNOWN and not unknown:
+            elsewhere = (
                 "; -1 for unknown pixels, which training leaves out, is taken by fit, "
                 "TileSampler and weight_map alone, and by the reference of score_cells"
             )
-        )
         raise ValueError(
             f"{expected}, got {got}: pass {name} > 0 if every value above 0 is cell, "
             f"and crop pixels that are not to count{elsewhere}."

@@ -159,9 +159,8 @@ class _Block(NamedTuple):
     @property
     def name(self) -> str:
         """The number of its slice, then its corner: "2, 0, 2048"."""
-        return ", ".join(
-            map(str, (*self.number, *(side.start for side in self.output)))
-        )
+        corner = (side.start for side in self.output)
+        return ", ".join(map(str, (*self.number, *corner)))
 
 
 def _plan(unet: UNet, size: tuple[int, int], max_pixels: int) -> tuple[Axis, Axis]:

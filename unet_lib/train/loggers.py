@@ -120,11 +120,7 @@ class _WeightsAndBiases(Watcher):
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.wandb = _imported("wandb", "Weights & Biases", "wandb")
         self.run = self.wandb.init(
-            project="unet-book",
-            name=folder.name,
-            dir=folder,
-            config=fields,
-            mode=mode,
+            project="unet-book", name=folder.name, dir=folder, config=fields, mode=mode
         )
 
     def row(self, row: dict[str, Any]) -> None:
