@@ -279,19 +279,11 @@ def stitch(
     wide = torch.promote_types(weight.dtype, torch.float32)
     classes = unwrapped(network).arguments["num_classes"]
     first = 1 if classes == 2 else 0
-    probabilities = torch.empty(
-        len(padded),
-        classes - first,
-        (rows.tiles - 1) * rows.stride + rows.output,
-        (columns.tiles - 1) * columns.stride + columns.output,
-        dtype=wide,
-    )
-    corners = [
-        (image, row * rows.stride, column * columns.stride)
-        for image, row, column in itertools.product(
-            range(len(padded)), range(rows.tiles), range(columns.tiles)
-        )
-    ]
+    size = [axis.padded - 2 * axis.border for axis in (rows, columns)]
+    probabilities = torch.empty(len(padded), classes - first, *size, dtype=wide)
+    tops = [row * rows.stride for row in range(rows.tiles)]
+    lefts = [column * columns.stride for column in range(columns.tiles)]
+    corners = list(itertools.product(range(len(padded)), tops, lefts))
     together = max(1, max_pixels // (rows.tile * columns.tile))
     for start in range(0, len(corners), together):
         here = corners[start : start + together]

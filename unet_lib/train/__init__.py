@@ -251,9 +251,8 @@ def _watch(job: _Job, state: State) -> float:
 
 def _evaluate(job: _Job, state: State) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Probabilities of the held-out slices and what is scored of them."""
-    images, labels = (
-        [of[z] for z in job.config.held_out] for of in (job.images, job.labels)
-    )
+    held_out = job.config.held_out
+    images, labels = ([of[z] for z in held_out] for of in (job.images, job.labels))
     stack = as_stack(images)
     if isinstance(stack, list):  # of different sizes
         found = [predict(state.trained, one) for one in stack]

@@ -4,6 +4,7 @@ Used in :doc:`training`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def checked(config: TrainConfig, images: Any, labels: Any) -> tuple[Slices, Slic
         )
     if channels == 1:
         images = [one.reshape(one.shape[-2:]) for one in images]
-    labels = _each(lambda *given: _check_labels(config, *given), labels, "labels")
+    labels = _each(partial(_check_labels, config), labels, "labels")
     small = all(0 <= one.min() <= one.max() <= 255 for one in labels)
     kind = np.uint8 if small else np.int32
     return images, [one.astype(kind, copy=False) for one in labels]
@@ -165,11 +166,9 @@ def score(config: TrainConfig, labels: Slices, predicted: Slices) -> dict[str, A
             "pixel_errors": curve.values.tolist(),
         }
     chosen = joined([one.argmax(axis=0) for one in predicted])
-    dice: list[float | None] = []
-    for number in range(config.num_classes):
-        ours, theirs = chosen == number, truth == number
-        total = np.count_nonzero(ours) + np.count_nonzero(theirs)
-        both = np.count_nonzero(ours & theirs)
-        dice.append(2 * both / total if total else None)
+    count = partial(np.bincount, minlength=config.num_classes)
+    both, total = count(truth[chosen == truth]), count(chosen) + count(truth)
+    pairs = zip(both.tolist(), total.tolist(), strict=True)
+    dice = [2 * hits / sizes if sizes else None for hits, sizes in pairs]
     occurring = [one for one in dice[1:] if one is not None]
     return {"mean_dice": float(np.mean(occurring or [0.0])), "dice": dice}

@@ -9,11 +9,11 @@ import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import DEVNULL, CalledProcessError, check_output
 from typing import Any
 
 import numpy as np
@@ -198,13 +198,14 @@ def _commit(root: Path) -> str | None:
     """Of the repository whose top is `root`; None where there is none."""
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return check_output(command, cwd=root, text=True, stderr=DEVNULL).strip()
+        return subprocess.check_output(
+            ["git", *arguments], cwd=root, text=True, stderr=subprocess.DEVNULL
+        ).strip()
 
     try:
         # Installed into a folder of a user's repository, it is not of their commit.
         if git("rev-parse", "--show-prefix"):
             return None
         return git("describe", "--always", "--dirty", "--abbrev=12")
-    except (OSError, CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):
         return None  # installed, not cloned
