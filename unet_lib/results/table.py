@@ -82,9 +82,8 @@ def read_table(path: str | Path, only: str = "*", slices: int = 30) -> list[Expe
     try:
         for number, run in enumerate(table["runs"], 1):
             place = f"{path}, run {number}"
-            for seed, variant, fold in product(
-                run["seeds"], run["variants"], run["folds"]
-            ):
+            every = product(run["seeds"], run["variants"], run["folds"])
+            for seed, variant, fold in every:
                 rows[run["scale"], variant, fold, seed] = None
         for scale, variant, fold, seed in rows:
             place = f"{path}, {scale}/{variant}"
