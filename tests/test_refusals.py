@@ -385,6 +385,7 @@ REFUSED = [
     (lambda: block(max_pixels=9), r"take max_pixels=\d+ or more"),
     (lambda: block(max_pixels=1e6), "max_pixels must be an integer"),
     (lambda: block(network=PADDED, max_pixels=999), "pass max_pixels=2304, or "),
+    (lambda: block(network=PADDED, max_pixels="9"), "max_pixels must be an integer"),
     # train
     (lambda: loss(scores=SCORES[:, 0]), r"got \(2, 5, 4\)"),
     (lambda: loss(scores=SCORES[0, 0, 0]), "Expected scores"),

@@ -165,15 +165,14 @@ class _Block(NamedTuple):
 
 def _plan(unet: UNet, size: tuple[int, int], max_pixels: int) -> tuple[Axis, Axis]:
     """The tiles that `predict.predict` takes."""
-    if unet.padding == "same":
-        whole = math.prod(unet.input_size(length) for length in size)
-        if whole > max_pixels:
-            raise ValueError(
-                "The tiles of a padded network do not join without seams, and a single "
-                f"tile for the image has {whole} pixels, above {max_pixels}: pass "
-                f"max_pixels={whole}, or let dask predict blocks with a halo "
-                "(unet_lib.blocks.halo says how)."
-            )
+    whole = math.prod(unet.input_size(length) for length in size)
+    if unet.padding == "same" and is_whole(max_pixels) and whole > max_pixels:
+        raise ValueError(
+            "The tiles of a padded network do not join without seams, and a single "
+            f"tile for the image has {whole} pixels, above {max_pixels}: pass "
+            f"max_pixels={whole}, or let dask predict blocks with a halo "
+            "(unet_lib.blocks.halo says how)."
+        )
     return plan_tiles(unet, size, max_pixels=max_pixels)
 
 
