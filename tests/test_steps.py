@@ -17,6 +17,7 @@ from unet_lib.data import synthetic_em
 from unet_lib.model import UNet
 from unet_lib.train import TrainConfig, fit, loggers, steps
 from unet_lib.train.checkpoint import State
+from unet_lib.train.context import settings
 
 IMAGES, LABELS = synthetic_em(slices=2, size=40, seed=1)
 CONFIG = TrainConfig(base_channels=2, depth=1, tile=24, steps=3, device="cpu")
@@ -232,6 +233,22 @@ def inside(monkeypatch):
     monkeypatch.setattr(steps, "train_step", spy)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     return found
+
+
+def test_the_random_state_of_a_device_is_restored(monkeypatch):
+    class Module:  # as older versions have torch.mps: its functions take no device
+        state = "before"
+
+        def get_rng_state():
+            return Module.state
+
+        def set_rng_state(state):
+            Module.state = state
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+    with settings(CONFIG, torch.device("mps")):
+        Module.state = "after"
+    assert Module.state == "before"
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -35,8 +35,10 @@ def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
                 ends.callback(os.environ.pop, WORKSPACE, None)
                 os.environ[WORKSPACE] = ":4096:8"
             torch.use_deterministic_algorithms(True, warn_only=True)
-        devices = [] if device.type == "cpu" else [device]
-        ends.enter_context(torch.random.fork_rng(devices, device_type=device.type))
+        ends.enter_context(torch.random.fork_rng([]))
+        if device.type != "cpu":  # not by fork_rng, since older ones cannot for MPS
+            module = torch.get_device_module(device)
+            ends.callback(module.set_rng_state, module.get_rng_state())
         yield
 
 
