@@ -26,6 +26,28 @@ UNKNOWN_COLOR = (96, 96, 96)
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How pixels become gray values, for `train` and `predict`.
+
+    Args:
+        channel: the one channel or color to use, counted from 1.
+        gray: convert colors to gray.
+        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
+    """
+
+    channel: int | None = None
+    gray: FlagCreatePairsOff[bool] = False
+    value_range: Annotated[
+        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
+    ] = None
+
+    def read(self, path: Path) -> "Images":
+        from unet_lib.data.images import read_images
+
+        return read_images(path, self.channel, self.gray, self.value_range)
+
+
+@dataclass(frozen=True)
 class Files:
     """Which files to train on, and how to read them.
 
@@ -34,20 +56,14 @@ class Files:
         labels: a TIFF or PNG, or a folder with a file for each of IMAGES.
         hold_out: the fraction of images to hold out for scoring, the last by name.
         unknown: the value that marks pixels without a label; -1 always does.
-        channel: the one channel or color to use, counted from 1.
-        gray: convert colors to gray.
-        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
+        reading: how pixels become gray values.
     """
 
     images: Path | None = None
     labels: Path | None = None
     hold_out: float | None = None
     unknown: int | None = None
-    channel: int | None = None
-    gray: FlagCreatePairsOff[bool] = False
-    value_range: Annotated[
-        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
-    ] = None
+    reading: Reading = Reading()
 
     def read(self, folder: Path, run: TrainConfig, channels: int | None) -> "Own":
         """Read the images and labels for a run.
@@ -61,7 +77,6 @@ class Files:
             ValueError: if files do not match, or are not clear.
             OSError: if a file cannot be opened.
         """
-        from unet_lib.data.images import read_images
         from unet_lib.data.labeled import read_labels_of
         from unet_lib.train.examples import check_held_out
 
@@ -77,7 +92,7 @@ class Files:
                 f"got {folder}, {self.images} and {self.labels}: move the labels or "
                 "name another folder for the run."
             )
-        found = read_images(self.images, self.channel, self.gray, self.value_range)
+        found = self.reading.read(self.images)
         if channels is None:
             try:
                 channels, pixels = 1, found.for_channels(1)  # of equal colors too

@@ -2,21 +2,48 @@
 
 import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tyro
 from tqdm.auto import tqdm
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from unet_lib import _messages
 from unet_lib._files import check_folder, check_output, write_text
 from unet_lib.cli.cells import evaluate_instances
+from unet_lib.cli.files import Reading
 
 if TYPE_CHECKING:
     from unet_lib.data.images import Images
     from unet_lib.model import UNet
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network predicts.
+
+    Args:
+        versions: average over this many rotated versions of each slice.
+        device: "cpu", "cuda" or "mps"; None uses the fastest one available.
+        tile: pixels per side of a tile, 572 in the paper; None uses the cheapest.
+        max_pixels: the most pixels of a tile, which bounds the memory needed.
+    """
+
+    versions: Literal[1, 7, 8] = 1
+    device: str | None = None
+    tile: int | None = None
+    max_pixels: int = 1024 * 1024
+
+    def load(self, network: Path) -> "UNet":
+        from unet_lib.networks import load_network
+        from unet_lib.train.processes import join
+
+        return load_network(network, join(self.device, batch=1).device)
+
+
+AS_STORED, ONCE = Reading(), Options()
 
 
 def run_predict(
@@ -24,15 +51,8 @@ def run_predict(
     images: Positional[Path],
     output: Positional[Path],
     *,
-    channel: int | None = None,
-    gray: FlagCreatePairsOff[bool] = False,
-    value_range: Annotated[
-        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
-    ] = None,
-    versions: Literal[1, 7, 8] = 1,
-    device: str | None = None,
-    tile: int | None = None,
-    max_pixels: int = 1024 * 1024,
+    reading: OmitArgPrefixes[Reading] = AS_STORED,
+    prediction: OmitArgPrefixes[Options] = ONCE,
     overwrite: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Segment images with a trained network.
@@ -65,56 +85,21 @@ def run_predict(
         network: a .safetensors file of a training run.
         images: a TIFF, PNG or JPEG, one image or a stack, a folder of them, or a .zarr.
         output: the TIFF to write, a folder for one TIFF per image, or a name.zarr.
-        channel: the one channel or color to use, counted from 1.
-        gray: convert colors to gray.
-        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
-        versions: average over this many rotated versions of each slice.
-        device: "cpu", "cuda" or "mps"; None uses the fastest one available.
-        tile: pixels per side of a tile, 572 in the paper; None uses the cheapest.
-        max_pixels: the most pixels of a tile, which bounds the memory needed.
+        reading: how pixels become gray values.
+        prediction: how the network predicts.
         overwrite: replace OUTPUT, or the TIFFs in it, if they exist.
     """
     from unet_lib.data.omezarr import is_zarr
 
-    reading = Reading(channel, gray, value_range)
-    options = Options(device, tile, max_pixels, versions)
     if is_zarr(output) or is_zarr(images):
-        _predict_zarr(network, images, output, reading, options, overwrite)
+        _predict_zarr(network, images, output, reading, prediction, overwrite)
     elif images.is_dir() and (output.is_dir() or not output.suffix):
-        _predict_folder(network, images, output, reading, options, overwrite)
+        _predict_folder(network, images, output, reading, prediction, overwrite)
     else:
         check_output(output, (".tif", ".tiff"), [network, images], overwrite)
         found = reading.read(images)
-        _predict_one(options.load(network), found, images, output, options)
+        _predict_one(prediction.load(network), found, images, output, prediction)
         print(f"Probabilities of cell written to {output}.")
-
-
-class Reading(NamedTuple):
-    """How pixels become gray values, as `data.images.read_images` takes it."""
-
-    channel: int | None
-    gray: bool
-    value_range: tuple[float, float] | Literal["auto"] | None
-
-    def read(self, path: Path) -> "Images":
-        from unet_lib.data.images import read_images
-
-        return read_images(path, *self)
-
-
-class Options(NamedTuple):
-    """How a network predicts."""
-
-    device: str | None
-    tile: int | None
-    max_pixels: int
-    versions: Literal[1, 7, 8]
-
-    def load(self, network: Path) -> "UNet":
-        from unet_lib.networks import load_network
-        from unet_lib.train.processes import join
-
-        return load_network(network, join(self.device, batch=1).device)
 
 
 def _predict_one(
@@ -134,8 +119,9 @@ def _predict_one(
             f"the name of a folder as OUTPUT, such as {output.with_suffix('')}, and "
             "each gets a TIFF of its own."
         )
-    tile, max_pixels, versions = options[1:]
-    probabilities = predict(model, pixels, tile, max_pixels, versions, progress)
+    probabilities = predict(
+        model, pixels, options.tile, options.max_pixels, options.versions, progress
+    )
     found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
 
 
