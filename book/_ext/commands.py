@@ -103,7 +103,7 @@ def fields_of(thing: griffe.Class) -> Iterator[Option]:
     for field in thing.attributes.values():
         kind = str(field.annotation)
         if kind in thing.module.members:  # a class of settings of its own
-            yield from fields_of(thing.module[kind])
+            yield from fields_of(thing.module[kind].final_target)
         elif field.name in help:
             yield option(field.name, kind, str(field.value), help[field.name])
 
