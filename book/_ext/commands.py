@@ -88,7 +88,7 @@ def options(command: griffe.Function) -> Iterator[Option]:
     help = said(command)
     for one in command.parameters:
         if fields := re.search(r"OmitArgPrefixes\[(\w+)\]", str(one.annotation)):
-            yield from fields_of(command.module[fields[1]].final_target)
+            yield from fields_of(command.module[fields[1]])
         else:
             default = None if one.default is None else str(one.default)
             kind = str(one.annotation)
@@ -98,12 +98,13 @@ def options(command: griffe.Function) -> Iterator[Option]:
             yield option(one.name, kind, default, help[one.name])
 
 
-def fields_of(thing: griffe.Class) -> Iterator[Option]:
+def fields_of(thing: griffe.Class | griffe.Alias) -> Iterator[Option]:
+    thing = thing.final_target if thing.is_alias else thing
     help = said(thing)
     for field in thing.attributes.values():
         kind = str(field.annotation)
         if kind in thing.module.members:  # a class of settings of its own
-            yield from fields_of(thing.module[kind].final_target)
+            yield from fields_of(thing.module[kind])
         elif field.name in help:
             yield option(field.name, kind, str(field.value), help[field.name])
 
