@@ -87,8 +87,7 @@ def find_cells(
     maps = check_range(check_slices(probabilities, "probabilities"), "probabilities")
     if not is_real(threshold) or not 0 <= threshold <= 1:
         raise ValueError(f"Expected a threshold from 0 to 1, got {threshold!r}.")
-    numbered = watershed is None or is_real(watershed)
-    if not numbered or (watershed is not None and not 0 < watershed < math.inf):
+    if watershed is not None and not (is_real(watershed) and 0 < watershed < math.inf):
         raise ValueError(
             f"Expected watershed as a number of pixels above 0, got {watershed!r}: "
             "pass None for connected components."
@@ -100,11 +99,9 @@ def find_cells(
     found = np.zeros(maps.shape, np.int32)
     for one, cells in zip(_each(maps), _each(found), strict=True):
         inside = one > threshold
-        parts = (
-            ndimage.label(inside)[0]
-            if watershed is None
-            else _split(inside, float(watershed))
-        )
+        parts = ndimage.label(inside)[0]
+        if watershed is not None:
+            parts = _split(inside, float(watershed))
         kept = np.bincount(parts.ravel()) >= smallest
         kept[0] = False
         cells[...] = (np.cumsum(kept) * kept)[parts]
@@ -143,10 +140,8 @@ def measure_cells(
         [0.25, 1.0]
     """
     cells = check_labels(check_slices(labels, "labels"))
-    sizes = () if pixel_size is None else pixel_size
-    if pixel_size is not None and not (
-        np.shape(sizes) == (2,) and all(is_real(n) and 0 < n < math.inf for n in sizes)
-    ):
+    sizes = np.atleast_1d((1, 1) if pixel_size is None else pixel_size)
+    if [is_real(n) and 0 < n < math.inf for n in sizes] != [True, True]:
         raise ValueError(
             f"Expected pixel_size as (height, width) of a pixel, got {pixel_size!r}."
         )

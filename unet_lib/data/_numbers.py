@@ -87,14 +87,19 @@ def largest(raster: Raster) -> int | np.ndarray:
     return raster.pixels.dtype.type(2**bits - 1)
 
 
+def check_channel(name: str, found: int, channel: int) -> None:
+    """ValueError for a channel that a file does not have."""
+    if not isinstance(channel, int) or not 1 <= channel <= found:
+        raise ValueError(
+            f"{name} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
+            f"no channel {channel!r}."
+        )
+
+
 def choose(raster: Raster, channel: int) -> Raster:
     """One channel of a raster, counted from 1."""
     found = raster.pixels.shape[-3] if raster.channel_axis else 1
-    if not isinstance(channel, int) or not 1 <= channel <= found:
-        raise ValueError(
-            f"{raster.name} has {found} channel{'s' * (found > 1)}, counted from 1: "
-            f"there is no channel {channel!r}."
-        )
+    check_channel(raster.name, found, channel)
     if not raster.channel_axis:
         return raster
     meaning = "MINISBLACK" if raster.meaning == "RGB" else raster.meaning
