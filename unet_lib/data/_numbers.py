@@ -281,10 +281,9 @@ def check_whole_numbers(raster: Raster, least: int = 0) -> None:
     labels, name = raster.pixels, raster.name
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
+    wrong = ~(labels >= least)  # NaN too
     if labels.dtype.kind == "f":
-        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < least)
-    else:
-        wrong = labels < least
+        wrong |= np.isinf(labels) | (labels != np.rint(labels))
     if wrong.any():
         raise ValueError(
             f"{name} has {_count(wrong)} labeled {labels[wrong][0]:g}: expected whole "

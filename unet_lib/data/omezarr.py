@@ -185,12 +185,11 @@ def written_zarr(
     partial = path.with_name(path.name + ".partial")
     lead = images.axes.removesuffix("YX").removesuffix("C")
     assert not isinstance(images.pixels, list)
-    height, width = images.pixels.shape[-2:]
-    sizes = dict(zip(lead, images.lengths, strict=True))
-    sizes |= {"C": classes or 1, "Y": height, "X": width}
-    axes = "".join(
-        axis for axis in "TCZYX" if axis in lead + "C" * bool(classes) + "YX"
-    )
+    lengths = (*images.lengths, *images.pixels.shape[-2:])
+    sizes = dict(zip(lead + "YX", lengths, strict=True))
+    if classes:
+        sizes["C"] = classes
+    axes = "".join(sorted(sizes, key="TCZYX".index))
     shape = tuple(sizes[axis] for axis in axes)
     group = zarr.open_group(partial, mode="a")
     if "0" not in group:
