@@ -43,7 +43,6 @@ COLUMNS = {
     "axis_major_length": "major_px",
     "axis_minor_length": "minor_px",
 }
-INSTALL = 'pip install "unet-lib[cells]"'
 FOUR = ndimage.generate_binary_structure(2, 1)  # neighbors share a side
 
 
@@ -109,9 +108,7 @@ def find_cells(
 
 
 def measure_cells(
-    labels: ArrayLike,
-    pixel_size: tuple[float, float] | None = None,
-    unit: str = "µm",
+    labels: ArrayLike, pixel_size: tuple[float, float] | None = None, unit: str = "µm"
 ) -> dict[str, np.ndarray]:
     """Measure cells: a table with one row per cell.
 
@@ -297,8 +294,9 @@ def _skimage() -> Any:
         import skimage.segmentation
     except ModuleNotFoundError as problem:
         raise ModuleNotFoundError(
-            "Watersheds and sizes of cells need scikit-image: run "
-            f"`{INSTALL}`, or find connected components, which need no other package."
+            "Watersheds and sizes of cells need scikit-image: run `pip install "
+            '"unet-lib[cells]"`, or find connected components, which need no other '
+            "package."
         ) from problem
     return skimage
 

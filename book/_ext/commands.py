@@ -32,7 +32,7 @@ class Option(NamedTuple):
 def commands(package: griffe.Module) -> Iterator[tuple[str, griffe.Function]]:
     """Yield the name and the function of each command, in the order of the overview."""
     cli = package["cli"]
-    for function in re.findall(r"run_\w+", str(cli["RUNS"].value)):
+    for function in re.findall(r"run_\w+", str(cli["COMMANDS"].value)):
         yield function.removeprefix("run_"), cli[function].final_target
 
 

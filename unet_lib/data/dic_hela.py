@@ -21,7 +21,6 @@ from unet_lib.data.tiff import read_tiff
 
 __all__ = [
     "HELA_VARIABLE",
-    "PIXEL_SIZE",
     "Frames",
     "load_dic_hela",
     "load_hela_or_stand_in",
@@ -30,7 +29,6 @@ __all__ = [
 
 ADDRESS = "https://data.celltrackingchallenge.net/training-datasets/DIC-C2DH-HeLa.zip"
 HELA_VARIABLE = "UNET_BOOK_HELA"
-PIXEL_SIZE = (0.19, 0.19)  # µm
 # The frames with masks, in the order of time.
 FRAMES = {
     "01": (2, 5, 21, 31, 33, 34, 39, 54, 67),
