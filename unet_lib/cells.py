@@ -271,10 +271,7 @@ def score_cells(reference: ArrayLike, found: ArrayLike) -> CellScores:
             "alike."
         )
     found = check_labels(found, "found")
-    slices = [
-        _score_slice(*one)
-        for one in zip(_each(cells), _each(unknown), _each(found), strict=True)
-    ]
+    slices = [*map(_score_slice, _each(cells), _each(unknown), _each(found))]
     return slices[0] if reference.ndim == 2 else _pooled(slices)
 
 
@@ -303,12 +300,17 @@ def _skimage() -> Any:
 
 def _measured(cells: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The numbers of one slice's cells, and their sizes as scikit-image names them."""
-    numbers, places = np.unique(np.append(0, cells), return_inverse=True)
     # Without gaps: regionprops makes room for each number up to the largest.
-    whole = places.reshape(-1)[1:].reshape(cells.shape)
+    numbers, whole = _without_gaps(cells)
     wanted = {name.partition("-")[0] for name in COLUMNS}
     table = _skimage().measure.regionprops_table(whole, properties=tuple(wanted))
     return numbers[1:], table
+
+
+def _without_gaps(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers, 0 among them in any case, and which of them each pixel has."""
+    numbers, places = np.unique(np.append(0, cells), return_inverse=True)
+    return numbers, places.reshape(-1)[1:].reshape(cells.shape)
 
 
 def _split(inside: np.ndarray, h: float) -> np.ndarray:
@@ -329,11 +331,7 @@ def _split(inside: np.ndarray, h: float) -> np.ndarray:
 def _score_slice(
     reference: np.ndarray, unknown: np.ndarray, found: np.ndarray
 ) -> CellScores:
-    # Numbered from 1 on without gaps; both have a 0, if need be the one added.
-    row, column = (
-        np.unique(np.append(0, one), return_inverse=True)[1].reshape(-1)[1:]
-        for one in (reference, found)
-    )
+    row, column = (_without_gaps(one)[1].ravel() for one in (reference, found))
     of_row, of_column = np.bincount(row, minlength=1), np.bincount(column, minlength=1)
     width = len(of_column)
     pairs, shared = np.unique(row * width + column, return_counts=True)

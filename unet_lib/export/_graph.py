@@ -95,10 +95,8 @@ def write_onnx(whole: WholeImage, path: Path) -> None:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
-        sides = value.type.tensor_type.shape.dim
-        for side, title in zip(sides, ("batch", "", "height", "width"), strict=True):
-            if title:
-                side.dim_param = title
+        batch, _, height, width = value.type.tensor_type.shape.dim
+        batch.dim_param, height.dim_param, width.dim_param = "batch", "height", "width"
     model.ir_version = IR_VERSION
     for node in model.graph.node:  # traces with paths of the exporting machine
         node.ClearField("metadata_props")
