@@ -230,13 +230,12 @@ def _read_zip(archive: Path) -> dict[str, bytes]:
             for member in members.infolist():
                 # Only the last part of a member's path counts: none leads elsewhere.
                 path = PurePosixPath(member.filename.replace("\\", "/"))
-                if path.name in wanted:
-                    # Of a member that says less than it holds, no more is unpacked.
-                    if member.file_size > most:
-                        raise ValueError(
-                            f"{path.name} unpacks to more than {most:,} bytes"
-                        )
-                    contents[path.name] = members.read(member)
+                if path.name not in wanted:
+                    continue
+                with members.open(member) as opened:
+                    contents[path.name] = opened.read(most + 1)
+                if len(contents[path.name]) > most:
+                    raise ValueError(f"{path.name} unpacks to more than {most:,} bytes")
     except Exception as problem:  # damage shows in many ways
         raise zipfile.BadZipFile(f"the zip is damaged: {problem}") from problem
     return contents
