@@ -123,6 +123,12 @@ def pack(
     from bioimageio.spec.model import v0_5 as zoo
 
     images, probabilities = _tensors(folder, whole, pixel_size, white)
+    version = torch.__version__.partition("+")[0]
+    onnx = {"source": folder / "weights.onnx", "opset_version": OPSET}
+    weights: Any = {
+        "torchscript": {"source": folder / "weights.pt", "pytorch_version": version},
+        "onnx": onnx | {"parent": "torchscript"},
+    }
     description = zoo.ModelDescr(
         **card,
         description="A U-Net that takes images of any size.",
@@ -131,17 +137,7 @@ def pack(
         tags=["unet2d", "pytorch", "2d", "semantic-segmentation"],
         inputs=[images],
         outputs=[probabilities],
-        weights=zoo.WeightsDescr(
-            torchscript=zoo.TorchscriptWeightsDescr(
-                source=folder / "weights.pt",
-                pytorch_version=zoo.Version(torch.__version__.partition("+")[0]),
-            ),
-            onnx=zoo.OnnxWeightsDescr(
-                source=folder / "weights.onnx",
-                opset_version=OPSET,
-                parent="torchscript",
-            ),
-        ),
+        weights=weights,
         config=zoo.Config.model_validate({"unet": whole.network.arguments}),
     )
     save_bioimageio_package(description, output_path=path)
