@@ -218,8 +218,8 @@ def write_preview(path: Path, sampler: "TileSampler", names: list[str]) -> None:
         *channels, classes, weights = maps[n]
         picture = np.stack(channels[:3] if len(channels) == 3 else channels[:1] * 3, -1)
         # The square root shows both the balance of the classes and the borders.
-        row = picture, _colored(classes, more), np.sqrt(weights / largest)
-        rows.append([_fitted(one) for one in row])
+        parts = picture, _colored(classes, more), np.sqrt(weights / largest)
+        rows.append([_fitted(one) for one in parts])
     tall = sum(LINE + GAP + row[0].height for row in rows)
     sheet = Image.new("RGB", (3 * (SIDE + GAP), LINE + tall), "white")
     draw, top = ImageDraw.Draw(sheet), LINE

@@ -4,7 +4,7 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -283,7 +283,7 @@ def run_evaluate(
 
     output = output or found.with_suffix(".evaluation.json")
     check_output(output, (".json",), [labels, found], overwrite)
-    record = {"labels": labels.name}
+    record: dict[str, Any] = {"labels": labels.name}
     if instances:
         record |= {"found": found.name} | evaluate_instances(labels, found)
     else:

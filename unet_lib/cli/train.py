@@ -105,10 +105,10 @@ def run_train(
         own.describe()
     metrics = fit(run, images, labels, folder, watchers=watch, **options).metrics
     if first:
-        if held_out := metrics.get("held_out"):
-            which = f"Slices {', '.join(map(str, held_out))}"
+        if scored := metrics.get("held_out"):
+            which = f"Slices {', '.join(map(str, scored))}"
             if own:
-                which = f"Held out, {own.named(tuple(held_out))}"
+                which = f"Held out, {own.named(tuple(scored))}"
             name = "pixel_error" if "pixel_error" in metrics else "mean_dice"
             print(f"{which}: {_messages.TITLES[name]} {metrics[name]:.4f}")
         print(f"Recorded in {folder}.")
