@@ -220,13 +220,16 @@ def test_a_package_without_an_image_says_so(others, monkeypatch, tmp_path):
     copied = partial(shutil.copy, file)  # exported once is enough
     monkeypatch.setattr("unet_lib.export.write_onnx", lambda _, path: copied(path))
     path = tmp_path / "package.zip"
-    export_bioimage(network, path)
+    export_bioimage(network, path, white=1)
     with zipfile.ZipFile(path) as archive:
         readme = archive.read("README.md").decode()
     assert "drawn, not recorded" in readme
     assert "2 channel(s)" in readme
     assert "3 classes" in readme
-    assert core.load_model_description(path).outputs[0].axes[1].size == 3
+    model = core.load_model_description(path)
+    assert model.outputs[0].axes[1].size == 3
+    # What is scaled already is not divided by 1, which the zoo refuses.
+    assert [one.id for one in model.inputs[0].preprocessing] == ["ensure_dtype"]
 
 
 # What opens where.

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 HOUSE = Path(__file__).parent
 STOPPED = 128  # and the signal's number, as a shell has it
 RESUMES = ("train", "experiments")
-PIXEL_ERROR = "pixel error (1 - Dice of the cell class)"
-MEAN_DICE = "mean Dice of the classes above 0 (1 is best)"
+TITLES = {
+    "pixel_error": "pixel error (1 - Dice of the cell class)",
+    "mean_dice": "mean Dice of the classes above 0 (1 is best)",
+}
 
 
 def print_stacks(stacks: "Stacks") -> None:
@@ -42,7 +44,7 @@ def print_scores(scores: "Scores") -> None:
     titles = {name: titles.get(name, name.replace("_", " ")) for name in scores.curves}
     print(f"{'metric':<42}{'value':>9}{'threshold':>12}")
     for name, curve in scores.curves.items():
-        title = PIXEL_ERROR if name == "pixel_error" else titles[name]
+        title = TITLES.get(name, titles[name])
         print(f"{title:<42}{curve.value:>z9.6f}{curve.threshold:>12.1f}")
     for sentence in scores.warnings:
         print(f"\nwarning: {sentence}")

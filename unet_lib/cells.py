@@ -43,7 +43,6 @@ COLUMNS = {
     "axis_major_length": "major_px",
     "axis_minor_length": "minor_px",
 }
-INSTALL = 'pip install "unet-lib[cells]"'
 FOUR = ndimage.generate_binary_structure(2, 1)  # neighbors share a side
 
 
@@ -87,8 +86,7 @@ def find_cells(
     maps = check_range(check_slices(probabilities, "probabilities"), "probabilities")
     if not is_real(threshold) or not 0 <= threshold <= 1:
         raise ValueError(f"Expected a threshold from 0 to 1, got {threshold!r}.")
-    numbered = watershed is None or is_real(watershed)
-    if not numbered or (watershed is not None and not 0 < watershed < math.inf):
+    if watershed is not None and not (is_real(watershed) and 0 < watershed < math.inf):
         raise ValueError(
             f"Expected watershed as a number of pixels above 0, got {watershed!r}: "
             "pass None for connected components."
@@ -100,11 +98,9 @@ def find_cells(
     found = np.zeros(maps.shape, np.int32)
     for one, cells in zip(_each(maps), _each(found), strict=True):
         inside = one > threshold
-        parts = (
-            ndimage.label(inside)[0]
-            if watershed is None
-            else _split(inside, float(watershed))
-        )
+        parts = ndimage.label(inside)[0]
+        if watershed is not None:
+            parts = _split(inside, float(watershed))
         kept = np.bincount(parts.ravel()) >= smallest
         kept[0] = False
         cells[...] = (np.cumsum(kept) * kept)[parts]
@@ -112,9 +108,7 @@ def find_cells(
 
 
 def measure_cells(
-    labels: ArrayLike,
-    pixel_size: tuple[float, float] | None = None,
-    unit: str = "µm",
+    labels: ArrayLike, pixel_size: tuple[float, float] | None = None, unit: str = "µm"
 ) -> dict[str, np.ndarray]:
     """Measure cells: a table with one row per cell.
 
@@ -143,10 +137,8 @@ def measure_cells(
         [0.25, 1.0]
     """
     cells = check_labels(check_slices(labels, "labels"))
-    sizes = () if pixel_size is None else pixel_size
-    if pixel_size is not None and not (
-        np.shape(sizes) == (2,) and all(is_real(n) and 0 < n < math.inf for n in sizes)
-    ):
+    sizes = np.atleast_1d((1, 1) if pixel_size is None else pixel_size)
+    if [is_real(n) and 0 < n < math.inf for n in sizes] != [True, True]:
         raise ValueError(
             f"Expected pixel_size as (height, width) of a pixel, got {pixel_size!r}."
         )
@@ -279,10 +271,7 @@ def score_cells(reference: ArrayLike, found: ArrayLike) -> CellScores:
             "alike."
         )
     found = check_labels(found, "found")
-    slices = [
-        _score_slice(*one)
-        for one in zip(_each(cells), _each(unknown), _each(found), strict=True)
-    ]
+    slices = [*map(_score_slice, _each(cells), _each(unknown), _each(found))]
     return slices[0] if reference.ndim == 2 else _pooled(slices)
 
 
@@ -302,20 +291,26 @@ def _skimage() -> Any:
         import skimage.segmentation
     except ModuleNotFoundError as problem:
         raise ModuleNotFoundError(
-            "Watersheds and sizes of cells need scikit-image: run "
-            f"`{INSTALL}`, or find connected components, which need no other package."
+            "Watersheds and sizes of cells need scikit-image: run `pip install "
+            '"unet-lib[cells]"`, or find connected components, which need no other '
+            "package."
         ) from problem
     return skimage
 
 
 def _measured(cells: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The numbers of one slice's cells, and their sizes as scikit-image names them."""
-    numbers, places = np.unique(np.append(0, cells), return_inverse=True)
     # Without gaps: regionprops makes room for each number up to the largest.
-    whole = places.reshape(-1)[1:].reshape(cells.shape)
+    numbers, whole = _without_gaps(cells)
     wanted = {name.partition("-")[0] for name in COLUMNS}
     table = _skimage().measure.regionprops_table(whole, properties=tuple(wanted))
     return numbers[1:], table
+
+
+def _without_gaps(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers, 0 among them in any case, and which of them each pixel has."""
+    numbers, places = np.unique(np.append(0, cells), return_inverse=True)
+    return numbers, places.reshape(-1)[1:].reshape(cells.shape)
 
 
 def _split(inside: np.ndarray, h: float) -> np.ndarray:
@@ -336,11 +331,7 @@ def _split(inside: np.ndarray, h: float) -> np.ndarray:
 def _score_slice(
     reference: np.ndarray, unknown: np.ndarray, found: np.ndarray
 ) -> CellScores:
-    # Numbered from 1 on without gaps; both have a 0, if need be the one added.
-    row, column = (
-        np.unique(np.append(0, one), return_inverse=True)[1].reshape(-1)[1:]
-        for one in (reference, found)
-    )
+    row, column = (_without_gaps(one)[1].ravel() for one in (reference, found))
     of_row, of_column = np.bincount(row, minlength=1), np.bincount(column, minlength=1)
     width = len(of_column)
     pairs, shared = np.unique(row * width + column, return_counts=True)

@@ -32,7 +32,7 @@ class Option(NamedTuple):
 def commands(package: griffe.Module) -> Iterator[tuple[str, griffe.Function]]:
     """Yield the name and the function of each command, in the order of the overview."""
     cli = package["cli"]
-    for function in re.findall(r"run_\w+", str(cli["RUNS"].value)):
+    for function in re.findall(r"run_\w+", str(cli["COMMANDS"].value)):
         yield function.removeprefix("run_"), cli[function].final_target
 
 
@@ -88,7 +88,7 @@ def options(command: griffe.Function) -> Iterator[Option]:
     help = said(command)
     for one in command.parameters:
         if fields := re.search(r"OmitArgPrefixes\[(\w+)\]", str(one.annotation)):
-            yield from fields_of(command.module[fields[1]].final_target)
+            yield from fields_of(command.module[fields[1]])
         else:
             default = None if one.default is None else str(one.default)
             kind = str(one.annotation)
@@ -98,7 +98,8 @@ def options(command: griffe.Function) -> Iterator[Option]:
             yield option(one.name, kind, default, help[one.name])
 
 
-def fields_of(thing: griffe.Class) -> Iterator[Option]:
+def fields_of(thing: griffe.Class | griffe.Alias) -> Iterator[Option]:
+    thing = thing.final_target if thing.is_alias else thing
     help = said(thing)
     for field in thing.attributes.values():
         kind = str(field.annotation)

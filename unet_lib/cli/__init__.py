@@ -32,17 +32,14 @@ except ImportError as error:
 __all__ = ["main"]
 
 HELP = {"-h", "--help"}
-RUNS = (
-    run_data,
-    run_train,
-    run_predict,
-    run_cells,
-    run_evaluate,
-    run_experiments,
-    run_export,
-)
 COMMANDS: dict[str, Callable[..., None]] = {
-    run.__name__.removeprefix("run_"): run for run in RUNS
+    "data": run_data,
+    "train": run_train,
+    "predict": run_predict,
+    "cells": run_cells,
+    "evaluate": run_evaluate,
+    "experiments": run_experiments,
+    "export": run_export,
 }
 
 

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -77,30 +77,26 @@ def run_cells(
     print(f"{count} cells in {len(labels)} slices written to {output}, sizes: {sizes}.")
 
 
-def evaluate_instances(labels: Path, found: Path, output: Path) -> None:
-    """Score label images, print a table and write it as JSON."""
+def evaluate_instances(labels: Path, found: Path) -> dict[str, Any]:
+    """Score label images, print a table, and return it with the shape."""
+    from scipy import ndimage
+
     from unet_lib.cells import score_cells
     from unet_lib.data.images import read_labels
 
     reference = read_labels(labels, binary=False).pixels
     for number, one in enumerate(reference):
-        if pieces := _pieces(one):
+        pieces = ndimage.label(one > 0)[1]
+        if pieces > 1 and np.ptp(one[one > 0]) == 0:
             _messages.print_warning(
                 f"{labels} has one number in {pieces} separate pieces in slice "
                 f"{number}, and they count as one cell: if these are binary labels, "
-                "number the pieces first, as unet-lib cells does.",
+                "number the pieces first, as unet-lib cells does."
             )
             break
     scores = score_cells(reference, read_labels(found, binary=False).pixels)
     _messages.print_cell_scores(scores)
-    record = {
-        "labels": labels.name,
-        "found": found.name,
-        "shape": np.shape(reference),
-        **scores.to_dict(),
-    }
-    write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    print(f"\nWritten to {output}.")
+    return {"shape": np.shape(reference), **scores.to_dict()}
 
 
 def _stored(labels: np.ndarray) -> np.ndarray:
@@ -110,14 +106,3 @@ def _stored(labels: np.ndarray) -> np.ndarray:
     """
     small = labels.max() <= np.iinfo(np.uint16).max
     return labels.astype(np.uint16 if small else np.float32)
-
-
-def _pieces(labels: np.ndarray) -> int:
-    """How many pieces a slice with a single number has; 0 for one piece, or else."""
-    from scipy import ndimage
-
-    inside = labels > 0
-    if not inside.any() or np.ptp(labels[inside]) > 0:
-        return 0
-    pieces = ndimage.label(inside)[1]
-    return pieces if pieces > 1 else 0

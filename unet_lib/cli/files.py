@@ -26,6 +26,28 @@ UNKNOWN_COLOR = (96, 96, 96)
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How pixels become gray values, for `train` and `predict`.
+
+    Args:
+        channel: the one channel or color to use, counted from 1.
+        gray: convert colors to gray.
+        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
+    """
+
+    channel: int | None = None
+    gray: FlagCreatePairsOff[bool] = False
+    value_range: Annotated[
+        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
+    ] = None
+
+    def read(self, path: Path) -> "Images":
+        from unet_lib.data.images import read_images
+
+        return read_images(path, self.channel, self.gray, self.value_range)
+
+
+@dataclass(frozen=True)
 class Files:
     """Which files to train on, and how to read them.
 
@@ -34,20 +56,14 @@ class Files:
         labels: a TIFF or PNG, or a folder with a file for each of IMAGES.
         hold_out: the fraction of images to hold out for scoring, the last by name.
         unknown: the value that marks pixels without a label; -1 always does.
-        channel: the one channel or color to use, counted from 1.
-        gray: convert colors to gray.
-        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
+        reading: how pixels become gray values.
     """
 
     images: Path | None = None
     labels: Path | None = None
     hold_out: float | None = None
     unknown: int | None = None
-    channel: int | None = None
-    gray: FlagCreatePairsOff[bool] = False
-    value_range: Annotated[
-        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
-    ] = None
+    reading: Reading = Reading()
 
     def read(self, folder: Path, run: TrainConfig, channels: int | None) -> "Own":
         """Read the images and labels for a run.
@@ -61,7 +77,6 @@ class Files:
             ValueError: if files do not match, or are not clear.
             OSError: if a file cannot be opened.
         """
-        from unet_lib.data.images import read_images
         from unet_lib.data.labeled import read_labels_of
         from unet_lib.train.examples import check_held_out
 
@@ -77,15 +92,14 @@ class Files:
                 f"got {folder}, {self.images} and {self.labels}: move the labels or "
                 "name another folder for the run."
             )
-        found = read_images(self.images, self.channel, self.gray, self.value_range)
-        if channels is None:
-            try:
-                channels, pixels = 1, found.for_channels(1)  # of equal colors too
-            except ValueError:
-                pixels = found.pixels
-                channels = pixels[0].shape[0]
-        else:
-            pixels = found.for_channels(channels)
+        found = self.reading.read(self.images)
+        try:
+            pixels = found.for_channels(channels or 1)  # of equal colors too
+        except ValueError:
+            if channels is not None:
+                raise
+            pixels = found.pixels
+        channels = 1 if pixels[0].ndim == 2 else pixels[0].shape[0]
         labels = read_labels_of(
             found, self.labels, run.instances, run.num_classes, self.unknown
         )
@@ -139,12 +153,11 @@ class Own:
 
     def describe(self) -> None:
         """Say what was read, and what is held out."""
-        sizes = {one.shape[-2:] for one in self.images.pixels}
-        size = f"{len(sizes)} sizes"
-        if len(sizes) == 1:
-            size = " × ".join(map(str, sizes.pop())) + " pixels"
-        said = f"{len(self.images.names)} images of {size}, {self.run.in_channels} "
-        said += "channel" + "s" * (self.run.in_channels > 1)
+        (height, width), *more = {one.shape[-2:] for one in self.images.pixels}
+        size = f"{1 + len(more)} sizes" if more else f"{height} × {width} pixels"
+        channels = self.run.in_channels
+        said = f"{len(self.images.names)} images of {size}, {channels} "
+        said += "channel" + "s" * (channels > 1)
         if self.images.pixel_size:
             height, width = self.images.pixel_size[1:]
             said += f", a pixel {height:.4g} × {width:.4g} {self.images.unit or ''}"
@@ -162,21 +175,16 @@ class Own:
 
     def begin(self, folder: Path, sampler: "TileSampler") -> None:
         """Record what was read in a run's folder, and a preview of what is learned."""
-        pairs = zip(self.images.names, self.labels.names, strict=True)
+        names, held_out = self.images.names, self.run.held_out
+        pairs = dict.fromkeys(zip(names, self.labels.names, strict=True))
         record = {
-            "files": [{"image": a, "labels": b} for a, b in dict.fromkeys(pairs)],
+            "files": [{"image": a, "labels": b} for a, b in pairs],
             "pixel_size": self.images.pixel_size,
             "unit": self.images.unit,
-            "held_out": [
-                *dict.fromkeys(self.images.names[n] for n in self.run.held_out)
-            ],
+            "held_out": [*dict.fromkeys(names[n] for n in held_out)],
         }
         write_text(folder / "files.json", json.dumps(record, indent=1) + "\n")
-        training = [
-            name
-            for n, name in enumerate(self.images.names)
-            if n not in self.run.held_out
-        ]
+        training = [name for n, name in enumerate(names) if n not in held_out]
         write_preview(folder / "preview.png", sampler, training)
         print(
             "Before you wait, look at the images, labels and weights in "
@@ -210,16 +218,15 @@ def write_preview(path: Path, sampler: "TileSampler", names: list[str]) -> None:
         *channels, classes, weights = maps[n]
         picture = np.stack(channels[:3] if len(channels) == 3 else channels[:1] * 3, -1)
         # The square root shows both the balance of the classes and the borders.
-        heights = np.sqrt(weights / largest)
-        rows.append((names[n], picture, _colored(classes, more), heights))
-    parts = [[_fitted(one) for one in row[1:]] for row in rows]
-    tall = sum(LINE + GAP + row[0].height for row in parts)
+        parts = picture, _colored(classes, more), np.sqrt(weights / largest)
+        rows.append([_fitted(one) for one in parts])
+    tall = sum(LINE + GAP + row[0].height for row in rows)
     sheet = Image.new("RGB", (3 * (SIDE + GAP), LINE + tall), "white")
     draw, top = ImageDraw.Draw(sheet), LINE
     for column, title in enumerate(titles):
         draw.text((column * (SIDE + GAP), 0), title, "black")
-    for (name, *_), row in zip(rows, parts, strict=True):
-        draw.text((0, top), name.encode("ascii", "replace").decode(), "black")
+    for n, row in zip(chosen, rows, strict=True):
+        draw.text((0, top), names[n].encode("ascii", "replace").decode(), "black")
         for column, panel in enumerate(row):
             sheet.paste(panel, (column * (SIDE + GAP), top + LINE))
         top += LINE + GAP + row[0].height
@@ -244,13 +251,9 @@ def _fitted(values: np.ndarray) -> "Image.Image":
     """A panel of colors, or of values from 0 to 1."""
     from PIL import Image
 
-    labels = values.dtype == np.uint8
-    if not labels:
+    factor, method = SIDE / max(values.shape[:2]), Image.Resampling.NEAREST
+    if values.dtype != np.uint8:
         values = np.rint(255 * values).astype(np.uint8)
-    panel = Image.fromarray(values).convert("RGB")
-    factor = SIDE / max(panel.size)
-    size = [max(1, round(factor * side)) for side in panel.size]
-    smooth = factor < 1 and not labels
-    return panel.resize(
-        (size[0], size[1]), Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
-    )
+        method = Image.Resampling.BOX if factor < 1 else method
+    height, width = (max(1, round(factor * side)) for side in values.shape[:2])
+    return Image.fromarray(values).convert("RGB").resize((width, height), method)

@@ -2,21 +2,50 @@
 
 import itertools
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tyro
 from tqdm.auto import tqdm
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from unet_lib import _messages
 from unet_lib._files import check_folder, check_output, write_text
 from unet_lib.cli.cells import evaluate_instances
+from unet_lib.cli.files import Reading
 
 if TYPE_CHECKING:
     from unet_lib.data.images import Images
     from unet_lib.model import UNet
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network predicts.
+
+    Args:
+        reading: how pixels become gray values.
+        versions: average over this many rotated versions of each slice.
+        device: "cpu", "cuda" or "mps"; None uses the fastest one available.
+        tile: pixels per side of a tile, 572 in the paper; None uses the cheapest.
+        max_pixels: the most pixels of a tile, which bounds the memory needed.
+    """
+
+    reading: Reading = field(default_factory=Reading)
+    versions: Literal[1, 7, 8] = 1
+    device: str | None = None
+    tile: int | None = None
+    max_pixels: int = 1024 * 1024
+
+    def load(self, network: Path) -> "UNet":
+        from unet_lib.networks import load_network
+        from unet_lib.train.processes import join
+
+        return load_network(network, join(self.device, batch=1).device)
+
+
+DEFAULTS = Options()
 
 
 def run_predict(
@@ -24,15 +53,7 @@ def run_predict(
     images: Positional[Path],
     output: Positional[Path],
     *,
-    channel: int | None = None,
-    gray: FlagCreatePairsOff[bool] = False,
-    value_range: Annotated[
-        tuple[float, float] | Literal["auto"] | None, tyro.conf.arg(name="range")
-    ] = None,
-    versions: Literal[1, 7, 8] = 1,
-    device: str | None = None,
-    tile: int | None = None,
-    max_pixels: int = 1024 * 1024,
+    prediction: OmitArgPrefixes[Options] = DEFAULTS,
     overwrite: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Segment images with a trained network.
@@ -65,56 +86,20 @@ def run_predict(
         network: a .safetensors file of a training run.
         images: a TIFF, PNG or JPEG, one image or a stack, a folder of them, or a .zarr.
         output: the TIFF to write, a folder for one TIFF per image, or a name.zarr.
-        channel: the one channel or color to use, counted from 1.
-        gray: convert colors to gray.
-        value_range: LOW HIGH, the values that become 0 and 1; or auto, by percentiles.
-        versions: average over this many rotated versions of each slice.
-        device: "cpu", "cuda" or "mps"; None uses the fastest one available.
-        tile: pixels per side of a tile, 572 in the paper; None uses the cheapest.
-        max_pixels: the most pixels of a tile, which bounds the memory needed.
+        prediction: how the network predicts.
         overwrite: replace OUTPUT, or the TIFFs in it, if they exist.
     """
     from unet_lib.data.omezarr import is_zarr
 
-    reading = Reading(channel, gray, value_range)
-    options = Options(device, tile, max_pixels, versions)
     if is_zarr(output) or is_zarr(images):
-        _predict_zarr(network, images, output, reading, options, overwrite)
+        _predict_zarr(network, images, output, prediction, overwrite)
     elif images.is_dir() and (output.is_dir() or not output.suffix):
-        _predict_folder(network, images, output, reading, options, overwrite)
+        _predict_folder(network, images, output, prediction, overwrite)
     else:
         check_output(output, (".tif", ".tiff"), [network, images], overwrite)
-        found = reading.read(images)
-        _predict_one(options.load(network), found, images, output, options)
+        found = prediction.reading.read(images)
+        _predict_one(prediction.load(network), found, images, output, prediction)
         print(f"Probabilities of cell written to {output}.")
-
-
-class Reading(NamedTuple):
-    """How pixels become gray values, as `data.images.read_images` takes it."""
-
-    channel: int | None
-    gray: bool
-    value_range: tuple[float, float] | Literal["auto"] | None
-
-    def read(self, path: Path) -> "Images":
-        from unet_lib.data.images import read_images
-
-        return read_images(path, *self)
-
-
-class Options(NamedTuple):
-    """How a network predicts."""
-
-    device: str | None
-    tile: int | None
-    max_pixels: int
-    versions: Literal[1, 7, 8]
-
-    def load(self, network: Path) -> "UNet":
-        from unet_lib.networks import load_network
-        from unet_lib.train.processes import join
-
-        return load_network(network, join(self.device, batch=1).device)
 
 
 def _predict_one(
@@ -127,6 +112,15 @@ def _predict_one(
 ) -> None:
     from unet_lib.predict import predict
 
+    pixels = _stack(model, found, images, output)
+    probabilities = predict(
+        model, pixels, options.tile, options.max_pixels, options.versions, progress
+    )
+    found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
+
+
+def _stack(model: "UNet", found: "Images", images: Path, output: Path) -> np.ndarray:
+    """The pixels for a network, of one size."""
     pixels = found.for_channels(model.arguments["in_channels"])
     if isinstance(pixels, list):
         raise ValueError(
@@ -134,18 +128,11 @@ def _predict_one(
             f"the name of a folder as OUTPUT, such as {output.with_suffix('')}, and "
             "each gets a TIFF of its own."
         )
-    tile, max_pixels, versions = options[1:]
-    probabilities = predict(model, pixels, tile, max_pixels, versions, progress)
-    found.write(output, probabilities, classes=model.arguments["num_classes"] > 2)
+    return pixels
 
 
 def _predict_folder(
-    network: Path,
-    images: Path,
-    output: Path,
-    reading: Reading,
-    options: Options,
-    overwrite: bool,
+    network: Path, images: Path, output: Path, options: Options, overwrite: bool
 ) -> None:
     """One TIFF for each image of a folder."""
     from unet_lib.data.images import image_files
@@ -169,7 +156,7 @@ def _predict_folder(
     output.mkdir(parents=True, exist_ok=True)
     try:
         for file in tqdm(todo, unit="image"):
-            found = reading.read(file)
+            found = options.reading.read(file)
             _predict_one(model, found, file, names[file], options, progress=False)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -184,19 +171,14 @@ def _predict_folder(
 
 
 def _predict_zarr(
-    network: Path,
-    images: Path,
-    output: Path,
-    reading: Reading,
-    options: Options,
-    overwrite: bool,
+    network: Path, images: Path, output: Path, options: Options, overwrite: bool
 ) -> None:
     """Block by block into an OME-Zarr image."""
     from unet_lib.blocks import predict_into
     from unet_lib.data.omezarr import is_zarr, read_zarr, written_zarr
 
     _check_zarr(images, output, options, overwrite)
-    limits = None
+    reading, limits = options.reading, None
     if is_zarr(images):
         if reading.gray:
             raise ValueError(
@@ -207,18 +189,11 @@ def _predict_zarr(
     else:
         found = reading.read(images)
     model = options.load(network)
-    pixels = found.for_channels(model.arguments["in_channels"])
-    if isinstance(pixels, list):
-        raise ValueError(
-            f"{images} holds images of different sizes, which are not a stack: give "
-            "them one file at a time, or a folder as OUTPUT."
-        )
+    pixels = _stack(model, found, images, output)
     classes = model.arguments["num_classes"]
+    writing = written_zarr(output, found, classes if classes > 2 else None)
     try:
-        with written_zarr(output, found, classes if classes > 2 else None) as (
-            target,
-            record,
-        ):
+        with writing as (target, record):
             predict_into(
                 model,
                 pixels,
@@ -257,9 +232,8 @@ def _check_zarr(images: Path, output: Path, options: Options, overwrite: bool) -
         raise FileExistsError(
             f"{output} exists: give another name, or add --overwrite to replace it."
         )
-    if output.exists() and not any(
-        (output / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")
-    ):
+    inside = ("zarr.json", ".zgroup", ".zarray")
+    if output.exists() and not any((output / name).is_file() for name in inside):
         raise FileExistsError(
             f"{output} is not a Zarr folder, and is not replaced: give another name."
         )
@@ -309,18 +283,14 @@ def run_evaluate(
 
     output = output or found.with_suffix(".evaluation.json")
     check_output(output, (".json",), [labels, found], overwrite)
+    record: dict[str, Any] = {"labels": labels.name}
     if instances:
-        evaluate_instances(labels, found, output)
-        return
-    cell = read_labels(labels).pixels
-    probabilities = read_probabilities(found).pixels
-    scores = evaluate(cell, probabilities, progress=True)
-    _messages.print_scores(scores)
-    record = {
-        "labels": labels.name,
-        "probabilities": found.name,
-        "shape": np.shape(cell),
-        **scores.to_dict(),
-    }
+        record |= {"found": found.name} | evaluate_instances(labels, found)
+    else:
+        cell = read_labels(labels).pixels
+        scores = evaluate(cell, read_probabilities(found).pixels, progress=True)
+        _messages.print_scores(scores)
+        record |= {"probabilities": found.name, "shape": np.shape(cell)}
+        record |= scores.to_dict()
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(f"\nWritten to {output}.")

@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from unet_lib import _messages
 from unet_lib._files import check_folder, read_json
-from unet_lib.cli.files import Files, Own
+from unet_lib.cli.files import Files
 from unet_lib.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -105,21 +105,13 @@ def run_train(
         own.describe()
     metrics = fit(run, images, labels, folder, watchers=watch, **options).metrics
     if first:
-        _report(metrics, own)
+        if scored := metrics.get("held_out"):
+            which = f"Slices {', '.join(map(str, scored))}"
+            if own:
+                which = f"Held out, {own.named(tuple(scored))}"
+            name = "pixel_error" if "pixel_error" in metrics else "mean_dice"
+            print(f"{which}: {_messages.TITLES[name]} {metrics[name]:.4f}")
         print(f"Recorded in {folder}.")
-
-
-def _report(metrics: dict[str, Any], own: Own | None) -> None:
-    """Say how well held-out slices are predicted, and by which metric."""
-    if "held_out" not in metrics:
-        return
-    which = f"Slices {', '.join(map(str, metrics['held_out']))}"
-    if own:
-        which = f"Held out, {own.named(tuple(metrics['held_out']))}"
-    if "pixel_error" in metrics:
-        print(f"{which}: {_messages.PIXEL_ERROR} {metrics['pixel_error']:.4f}")
-    else:
-        print(f"{which}: {_messages.MEAN_DICE} {metrics['mean_dice']:.4f}")
 
 
 def configuration(config: Path | None = None, start: Start = None) -> TrainConfig:

@@ -5,15 +5,13 @@ Built in :doc:`data`.
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from unet_lib._checks import check_binary, check_images
+from unet_lib._checks import check_binary, check_images, is_whole
 from unet_lib.data import isbi2012
 from unet_lib.data.dic_hela import load_dic_hela as load_dic_hela
 from unet_lib.data.dic_hela import load_hela_or_stand_in as load_hela_or_stand_in
@@ -59,22 +57,20 @@ class Stacks:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("train", "test"):
-            shape = np.shape(getattr(self, f"{name}_images"))
-            self._check(f"{name}_images", check_images, shape)
-            if name == "train" or self.test_labels is not None:
-                self._check(f"{name}_labels", check_binary, shape)
-
-    def _check(self, name: str, check: Callable, shape: tuple[int, ...]) -> None:
-        stack = getattr(self, name)
-        array = isinstance(stack, np.ndarray) and stack.ndim == 3 and stack.size > 0
-        if not array or stack.shape != shape:
-            like = ", of the shape of its images" if "labels" in name else ""
-            raise ValueError(
-                f"Expected {name} as an array (slices, height, width){like}, got "
-                f"{type(stack).__name__} of shape {np.shape(stack)}."
-            )
-        object.__setattr__(self, name, check(stack, name))
+        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+            stack, labels = getattr(self, name), name.endswith("labels")
+            if name == "test_labels" and stack is None:
+                continue
+            shape = np.shape(getattr(self, name.replace("labels", "images")))
+            array = isinstance(stack, np.ndarray) and stack.ndim == 3 and stack.size > 0
+            if not array or stack.shape != shape:
+                like = ", of the shape of its images" * labels
+                raise ValueError(
+                    f"Expected {name} as an array (slices, height, width){like}, got "
+                    f"{type(stack).__name__} of shape {np.shape(stack)}."
+                )
+            check = check_binary if labels else check_images
+            object.__setattr__(self, name, check(stack, name))
 
 
 def load_isbi2012(folder: str | Path | None = None) -> Stacks:
@@ -129,26 +125,21 @@ def load_or_stand_in() -> Stacks:
         DataError: if a folder or the cache holds a wrong file. In this case the
             stand-in is not used.
     """
-    if os.environ.get(VARIABLE) == "synthetic":
-        stacks = synthetic_stacks()
-        reason = f"as {VARIABLE} asks"
-    else:
+    reason = f"as {VARIABLE} asks"
+    if os.environ.get(VARIABLE) != "synthetic":
         try:
-            stacks = load_isbi2012()
+            return load_isbi2012()
         except CacheError as problem:
-            stacks = synthetic_stacks()
             reason = f"since the real stacks cannot be kept ({problem.__cause__})"
         except DownloadError as problem:
-            stacks = synthetic_stacks()
             reason = "since the real stacks are not here and could not be fetched"
             if isinstance(problem.__cause__, ModuleNotFoundError):
                 reason = "since pooch, which fetches the real stacks, is not installed"
-    if stacks.source == "synthetic":
-        print(
-            f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ "
-            "from the book's."
-        )
-    return stacks
+    print(
+        f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ from the "
+        "book's."
+    )
+    return synthetic_stacks()
 
 
 def synthetic_stacks() -> Stacks:
@@ -180,8 +171,7 @@ def folds(slices: int = 30, k: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
         >>> held_out
         array([24, 25, 26, 27, 28, 29])
     """
-    whole = isinstance(k, Integral) and isinstance(slices, Integral)
-    if not whole or not 2 <= k <= slices:
+    if not is_whole(k) or not is_whole(slices) or not 2 <= k <= slices:
         raise ValueError(
             f"folds needs integers, 2 <= k <= slices; got k={k} and slices={slices}. "
             "Choose k so that every block has a slice and one block is left to train."

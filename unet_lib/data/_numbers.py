@@ -87,14 +87,19 @@ def largest(raster: Raster) -> int | np.ndarray:
     return raster.pixels.dtype.type(2**bits - 1)
 
 
+def check_channel(name: str, found: int, channel: int) -> None:
+    """ValueError for a channel that a file does not have."""
+    if not isinstance(channel, int) or not 1 <= channel <= found:
+        raise ValueError(
+            f"{name} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
+            f"no channel {channel!r}."
+        )
+
+
 def choose(raster: Raster, channel: int) -> Raster:
     """One channel of a raster, counted from 1."""
     found = raster.pixels.shape[-3] if raster.channel_axis else 1
-    if not isinstance(channel, int) or not 1 <= channel <= found:
-        raise ValueError(
-            f"{raster.name} has {found} channel{'s' * (found > 1)}, counted from 1: "
-            f"there is no channel {channel!r}."
-        )
+    check_channel(raster.name, found, channel)
     if not raster.channel_axis:
         return raster
     meaning = "MINISBLACK" if raster.meaning == "RGB" else raster.meaning
@@ -276,10 +281,9 @@ def check_whole_numbers(raster: Raster, least: int = 0) -> None:
     labels, name = raster.pixels, raster.name
     if labels.dtype.kind not in "buif":
         raise ValueError(f"{name} holds {labels.dtype}: expected labels as integers.")
+    wrong = ~(labels >= least)  # NaN too
     if labels.dtype.kind == "f":
-        wrong = ~np.isfinite(labels) | (labels != np.rint(labels)) | (labels < least)
-    else:
-        wrong = labels < least
+        wrong |= np.isinf(labels) | (labels != np.rint(labels))
     if wrong.any():
         raise ValueError(
             f"{name} has {_count(wrong)} labeled {labels[wrong][0]:g}: expected whole "

@@ -73,22 +73,13 @@ def _arranged(parts: list[tifffile.TiffPageSeries]) -> tuple[np.ndarray, str]:
     if len(parts) > 1:
         pixels, axes = np.stack([series.asarray() for series in parts]), "Q" + axes
     # By name, since a file may have a third axis behind height and width.
-    channels = [axis for axis in "CS" if axis in axes]
-    order = [*(axis for axis in axes if axis not in "CSYX"), *channels, "Y", "X"]
-    rest = list(axes)
-    places = []
-    for axis in order:  # a letter may occur twice
-        places.append(rest.index(axis))
-        rest[places[-1]] = ""
-    pixels = pixels.transpose(places)
-    kept = [at for at, axis in enumerate(order) if axis in "YX" or pixels.shape[at] > 1]
-    pixels = pixels.reshape([pixels.shape[at] for at in kept])
-    if {"C", "S"} <= {order[at] for at in kept}:
+    order = sorted(range(len(axes)), key=lambda at: "CSYX".find(axes[at]))
+    kept = [at for at in order if axes[at] in "YX" or pixels.shape[at] > 1]
+    names = "".join(axes[at] for at in kept)
+    if {"C", "S"} <= {*names}:
         raise ValueError("it has channels and colors at once: save one or the other")
-    return (
-        np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("=")),
-        "".join(order[at] for at in kept),
-    )
+    pixels = pixels.transpose(order).reshape([pixels.shape[at] for at in kept])
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")), names
 
 
 def _meaning(page: tifffile.TiffPage) -> tuple[str, bool | None]:
@@ -129,7 +120,7 @@ def _upright(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
 
 def _as_signed(file: tifffile.TiffFile, pixels: np.ndarray) -> np.ndarray:
     """Undo Fiji's calibration of signed 16-bit images; refuse any other."""
-    said = (file.imagej_metadata if file.is_imagej else None) or {}
+    said = file.imagej_metadata or {}
     if "cf" not in said and "c0" not in said:
         return pixels
     line = (said.get("cf"), said.get("c0"), said.get("c1"))
@@ -150,7 +141,7 @@ def _calibration(
     """Pixel size and unit; None for what the file does not say."""
     if ome is not None and ome.get("PhysicalSizeX") and ome.get("PhysicalSizeY"):
         return _calibration_of_ome(ome)
-    said = (file.imagej_metadata if file.is_imagej else None) or {}
+    said = file.imagej_metadata or {}
     code = page.tags.valueof(296, 2)
     unit = said.get("unit") or {2: "inch", 3: "cm"}.get(int(code))
     unit = None if unit in ("pixel", "pixels") else unit

@@ -7,9 +7,11 @@ lists from numbers in the file. So these checks come first, and read no pixels.
 import logging
 import math
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -29,27 +31,21 @@ REDUCED = 1  # a thumbnail, says NewSubfileType
 @contextmanager
 def nothing_repaired() -> Iterator[None]:
     """Make an error of what tifffile logs, in this thread, as a warning or worse."""
-    said: list[str] = []
-    me = threading.get_ident()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == me:
-                said.append(record.getMessage())
-
-    listener = Listener(logging.WARNING)
+    listener = BufferingHandler(sys.maxsize)
+    listener.setLevel(logging.WARNING)
     logger = logging.getLogger("tifffile")
     logger.addHandler(listener)
     try:
         yield
     finally:
         logger.removeHandler(listener)
-    if said:
-        raise ValueError(
-            f"it is damaged, or says of itself what does not fit ({said[0]}). Copy it "
-            "again from where it was made, or open it in Fiji, look at every slice, "
-            "and save it as a new TIFF"
-        )
+    for record in listener.buffer:
+        if record.thread == threading.get_ident():
+            raise ValueError(
+                "it is damaged, or says of itself what does not fit "
+                f"({record.getMessage()}). Copy it again from where it was made, or "
+                "open it in Fiji, look at every slice, and save it as a new TIFF"
+            )
 
 
 def _cut(said: str, file: tifffile.TiffFile) -> ValueError:
@@ -165,9 +161,8 @@ def check_ome(file: tifffile.TiffFile) -> ElementTree.Element:
 
 def check_series(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
     """ValueError unless every plane of a series is there, within the file's bytes."""
-    expected = {"is_ome": "ome", "is_imagej": "imagej", "is_shaped": "shaped"}
-    for flag, kind in expected.items():
-        if getattr(file, flag) and series.kind != kind:
+    for kind in ("ome", "imagej", "shaped"):
+        if getattr(file, f"is_{kind}") and series.kind != kind:
             raise ValueError(
                 f"its description ({kind}) does not fit what it holds: it is damaged, "
                 "or not whole"

@@ -9,7 +9,6 @@ differential interference contrast (DIC), 512 x 512 pixels of 0.19 µm, two sequ
 
 import hashlib
 import os
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +16,11 @@ import numpy as np
 from scipy import ndimage
 
 from unet_lib.data.isbi2012 import VARIABLE, DataError
+from unet_lib.data.synthetic import check_drawn
 from unet_lib.data.tiff import read_tiff
 
 __all__ = [
     "HELA_VARIABLE",
-    "PIXEL_SIZE",
     "Frames",
     "load_dic_hela",
     "load_hela_or_stand_in",
@@ -30,7 +29,6 @@ __all__ = [
 
 ADDRESS = "https://data.celltrackingchallenge.net/training-datasets/DIC-C2DH-HeLa.zip"
 HELA_VARIABLE = "UNET_BOOK_HELA"
-PIXEL_SIZE = (0.19, 0.19)  # µm
 # The frames with masks, in the order of time.
 FRAMES = {
     "01": (2, 5, 21, 31, 33, 34, 39, 54, 67),
@@ -44,12 +42,13 @@ PIXELS_SHA256 = {
     "images-02": "142e4fbc587b30ff3374d6ad736ee04e3e848133a79634290e796f5f8883ccce",
     "masks-02": "25036281a797df9b07190acabb8ce520a6fa7573dbb59820b2882dd5f7e3a3d2",
 }
+Boxes = dict[tuple[str, int], list[tuple[int, int, int, int]]]
 # Where cells are seen that have no mask: our judgment by eye, made for this book on all
 # 18 frames at twice their size before any network was trained on them. Frame 67 of 01
 # has masks for 3 of about a dozen cells; elsewhere it is cells at the edge of the image
 # that are left out. Of each box (top, left, bottom, right) in pixels, what has no mask
 # is unknown.
-WITHOUT_MASK = {
+WITHOUT_MASK: Boxes = {
     ("01", 2): [(0, 115, 25, 285)],
     ("01", 5): [(0, 115, 25, 255)],
     ("01", 21): [(0, 125, 50, 270), (0, 360, 65, 512)],
@@ -80,9 +79,8 @@ class Frames(NamedTuple):
     """
 
     images: np.ndarray  # (frames, height, width), float32, 0 to 1
-    labels: (
-        np.ndarray
-    )  # the same shape, int32: cells from 1 on, 0 background, -1 unknown
+    # The same shape, int32: cells from 1 on, 0 background, -1 unknown.
+    labels: np.ndarray
     sequences: np.ndarray  # (frames,): "01" or "02"
     numbers: np.ndarray  # (frames,): number of the frame in its sequence, from 0
     source: str = "DIC-C2DH-HeLa"
@@ -117,20 +115,11 @@ def load_dic_hela(folder: str | Path | None = None) -> Frames:
             f"folder DIC-C2DH-HeLa, as argument or in {HELA_VARIABLE}."
         )
     place = Path(named).expanduser()
-    images, labels = [], []
-    for sequence, numbers in FRAMES.items():
-        images.append(_stack(place, "images", sequence))
-        masks = _stack(place, "masks", sequence).astype(np.int32)
-        labels += [
-            _with_unknown(mask, WITHOUT_MASK.get((sequence, number), []))
-            for mask, number in zip(masks, numbers, strict=True)
-        ]
-    return Frames(
-        np.concatenate(images) / np.float32(255),
-        np.stack(labels),
-        np.repeat(list(FRAMES), [len(numbers) for numbers in FRAMES.values()]),
-        np.concatenate([np.array(numbers) for numbers in FRAMES.values()]),
+    images, masks = (
+        np.concatenate([_stack(place, kind, sequence) for sequence in FRAMES])
+        for kind in ("images", "masks")
     )
+    return _frames(images / np.float32(255), masks, WITHOUT_MASK, "DIC-C2DH-HeLa")
 
 
 def load_hela_or_stand_in() -> Frames:
@@ -157,36 +146,32 @@ def load_hela_or_stand_in() -> Frames:
         f"Data: the synthetic stand-in, {reason}. Pictures and numbers differ from the "
         "book's."
     )
+    images, labels = synthetic_cells(sum(map(len, FRAMES.values())), 512)
+    partly = labels[len(FRAMES["01"]) - 1]  # frame 67
+    partly[partly > 3] = 0
+    boxes = {("01", 67): WITHOUT_MASK["01", 67]}
+    return _frames(images, labels, boxes, "synthetic")
+
+
+def _frames(images: np.ndarray, masks: np.ndarray, boxes: Boxes, source: str) -> Frames:
+    """Frames of which what is inside the boxes and not near a cell is -1."""
     names = [(one, number) for one, all_ in FRAMES.items() for number in all_]
-    images, labels = synthetic_cells(len(names), 512)
-    partly = names.index(("01", 67))
-    left = np.where(labels[partly] <= 3, labels[partly], 0)
-    labels[partly] = _with_unknown(left, WITHOUT_MASK["01", 67])
+    labels = masks.astype(np.int32)
+    for mask, name in zip(labels, names, strict=True):
+        far = ndimage.distance_transform_edt(mask == 0) > SEAM
+        for top, left, bottom, right in boxes.get(name, []):
+            inside = np.s_[top:bottom, left:right]
+            mask[inside][far[inside]] = -1
     sequences, numbers = map(np.array, zip(*names, strict=True))
-    return Frames(images, labels, sequences, numbers, "synthetic")
-
-
-def _with_unknown(
-    mask: np.ndarray, boxes: list[tuple[int, int, int, int]]
-) -> np.ndarray:
-    """A mask with -1 inside the boxes, except at the seams of its cells."""
-    unknown = np.zeros(mask.shape, bool)
-    for top, left, bottom, right in boxes:
-        unknown[top:bottom, left:right] = True
-    far = ndimage.distance_transform_edt(mask == 0) > SEAM
-    return np.where(unknown & far, -1, mask)
+    return Frames(images, labels, sequences, numbers, source)
 
 
 def _stack(folder: Path, kind: str, sequence: str) -> np.ndarray:
     """The frames of a sequence, from one file or from one file per frame."""
-    stacked = folder / f"{kind}-{sequence}.tif"
-    if stacked.exists():
-        files = [stacked]
-    elif kind == "images":
-        files = [folder / sequence / f"t{n:03d}.tif" for n in FRAMES[sequence]]
-    else:
-        masks = folder / f"{sequence}_GT" / "SEG"
-        files = [masks / f"man_seg{n:03d}.tif" for n in FRAMES[sequence]]
+    files = [folder / f"{kind}-{sequence}.tif"]
+    if not files[0].exists():
+        start = f"{sequence}/t" if kind == "images" else f"{sequence}_GT/SEG/man_seg"
+        files = [folder / f"{start}{n:03d}.tif" for n in FRAMES[sequence]]
     remedy = f"Get {ADDRESS}, unpack it, and name its folder, as argument or in "
     remedy += f"{HELA_VARIABLE}."
     try:
@@ -230,12 +215,7 @@ def synthetic_cells(
     Raises:
         ValueError: if an argument is not an integer, or is below these bounds.
     """
-    least = ((slices, 1), (size, 64), (seed, 0))
-    if not all(isinstance(value, Integral) and value >= low for value, low in least):
-        raise ValueError(
-            "synthetic_cells needs integers slices >= 1 and size >= 64, and a seed "
-            f">= 0; got slices={slices!r}, size={size!r}, seed={seed!r}."
-        )
+    check_drawn("synthetic_cells", 64, slices, size, seed)
     rng = np.random.default_rng(seed)
     labels = np.stack([_crowd(rng, size) for _ in range(slices)])
     images = np.stack([_under_dic(rng, one) for one in labels])

@@ -56,16 +56,17 @@ def read_labels_of(
             f"{unknown!r}: -1 is unknown in any case, and 0 is background."
         )
     read = read_labels(path, binary=False)
-    ours, theirs = _slices(images.names), _slices(read.names)
+    ours, theirs = _by_file(images), _by_file(read)
     pairs = _paired([*ours], [*theirs])
-    _check_sizes(images, read, [(ours[a], theirs[b]) for a, b in pairs])
+    _check_sizes([((a, ours[a]), (b, theirs[b])) for a, b in pairs])
     labels: list[np.ndarray] = []
     for _, name in pairs:
-        parts = [read.pixels[number] for number in theirs[name]]
+        parts = theirs[name]
         if unknown is not None:
             parts = [np.where(one == unknown, UNKNOWN, one) for one in parts]
         if not instances:
-            _check_values({*map(int, _values(parts))}, name, num_classes)
+            values = {int(value) for one in parts for value in np.unique(one)}
+            _check_values(values, name, num_classes)
         binary = not instances and num_classes == 2
         labels += [np.sign(one) for one in parts] if binary else parts
     one_size = isinstance(images.pixels, np.ndarray)
@@ -73,12 +74,12 @@ def read_labels_of(
     return replace(read, pixels=np.stack(labels) if one_size else labels, names=names)
 
 
-def _slices(names: tuple[str, ...]) -> dict[str, list[int]]:
-    """The numbers of the slices of each file."""
-    numbers: dict[str, list[int]] = {}
-    for number, name in enumerate(names):
-        numbers.setdefault(name, []).append(number)
-    return numbers
+def _by_file(images: Images) -> dict[str, list[np.ndarray]]:
+    """The slices of each file."""
+    slices: dict[str, list[np.ndarray]] = {}
+    for name, one in zip(images.names, images.pixels, strict=True):
+        slices.setdefault(name, []).append(one)
+    return slices
 
 
 def _paired(images: list[str], labels: list[str]) -> list[tuple[str, str]]:
@@ -91,8 +92,8 @@ def _paired(images: list[str], labels: list[str]) -> list[tuple[str, str]]:
     alone = [ours[stem] for stem, found in partner.items() if found is None]
     unused = sorted({*labels} - {*partner.values()})
     if alone or unused:
-        said = [f"without labels: {', '.join(alone)}"] * bool(alone)
-        said += [f"without an image: {', '.join(unused)}"] * bool(unused)
+        sides = {"without labels": alone, "without an image": unused}
+        said = [f"{side}: {', '.join(names)}" for side, names in sides.items() if names]
         raise ValueError(
             "Expected a file of labels for each image, matched by name, but "
             f"{'; '.join(said)}. Give both the same name, or add the same beginning or "
@@ -121,43 +122,34 @@ def _added(images: Iterable[str], labels: Iterable[str]) -> tuple[str, str]:
     for image, label in itertools.product(images, labels):
         for at in re.finditer(f"(?={re.escape(image)})", label):
             counts[label[: at.start()], label[at.start() + len(image) :]] += 1
-
-    def rank(added: tuple[str, str]) -> tuple[int, int]:
-        return counts[added], -len("".join(added))
-
-    return max(counts, key=rank, default=("", ""))
+    if not counts:
+        return "", ""
+    return max(counts, key=lambda added: (counts[added], -len("".join(added))))
 
 
-def _check_sizes(
-    images: Images, labels: Images, pairs: list[tuple[list[int], list[int]]]
-) -> None:
+Slices = tuple[str, list[np.ndarray]]  # of a file, with its name
+
+
+def _check_sizes(pairs: list[tuple[Slices, Slices]]) -> None:
     """ValueError that names all labels that differ in size from their images."""
     wrong = []
-    for ours, theirs in pairs:
-        name, other = images.names[ours[0]], labels.names[theirs[0]]
-        sizes = [images.pixels[number].shape[-2:] for number in ours]
-        found = [labels.pixels[number].shape for number in theirs]
-        if len(sizes) != len(found):
-            wrong.append(
-                f"{name} has {len(sizes)} slice(s) and {other} has {len(found)}"
-            )
-        elif sizes != found:
-            (one, two) = next(
-                both for both in zip(sizes, found, strict=True) if both[0] != both[1]
-            )
-            wrong.append(
-                f"{name} has {one[0]} × {one[1]} pixels and {other} {two[0]} × {two[1]}"
-            )
+    for (name, ours), (other, theirs) in pairs:
+        if len(ours) != len(theirs):
+            said = f"{name} has {len(ours)} slice(s) and {other} has "
+            wrong.append(f"{said}{len(theirs)}")
+            continue
+        for image, label in zip(ours, theirs, strict=True):
+            (height, width), (high, wide) = image.shape[-2:], label.shape
+            if (height, width) != (high, wide):
+                said = f"{name} has {height} × {width} pixels and {other} "
+                wrong.append(f"{said}{high} × {wide}")
+                break
     if wrong:
         raise ValueError(
             f"Expected labels of the size of their images, but {'; '.join(wrong)} "
             "(height × width): save the labels of these images again, not cropped, "
             "rotated or resized."
         )
-
-
-def _values(parts: list[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate([np.unique(one) for one in parts]))
 
 
 def _check_values(values: set[int], name: str, num_classes: int) -> None:

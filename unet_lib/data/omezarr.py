@@ -22,7 +22,6 @@ __all__ = ["is_zarr", "read_zarr", "written_zarr"]
 CHUNK = 1024  # pixels per side of what is written
 MOST = 2**20  # pixels per side, and slices
 LARGEST_CHUNK = 2**30  # bytes that one chunk may take in memory
-STRIP = 2**24  # pixels that are looked at together
 RECORD = "blocks.json"
 UNITS = {
     "nanometer": "nm",
@@ -125,19 +124,24 @@ def read_zarr(
         array = group[image["datasets"][0]["path"]]
         _check_array(array, axes)
         pixel_size, unit = _calibration(image, axes)
-    found = dict(zip(axes, array.shape, strict=True)).get("C", 1)
-    if channel is not None and not (isinstance(channel, int) and 1 <= channel <= found):
-        raise ValueError(
-            f"{path} has {found} channel{'s' * (found > 1)}, counted from 1: there is "
-            f"no channel {channel!r}."
-        )
+    if channel is not None:
+        found = dict(zip(axes, array.shape, strict=True)).get("C", 1)
+        _numbers.check_channel(str(path), found, channel)
     pixels: Any = _Slices(array, axes, channel)
     if value_range == "auto":
         raise ValueError(
             "An OME-Zarr image is not read as a whole, so its percentiles are not "
             "known: give two values, value_range=(LOW, HIGH) (--range LOW HIGH)."
         )
-    ends = np.zeros(2, array.dtype) if value_range else _extremes(pixels)
+    ends = np.zeros(2, array.dtype)
+    if not value_range:
+        import dask.array
+
+        every = dask.array.from_zarr(array)
+        if channel is not None and "C" in axes:
+            every = dask.array.take(every, channel - 1, axis=axes.index("C"))
+        low_and_high = every.min(), every.max()
+        ends = np.array(dask.compute(*low_and_high, scheduler="synchronous"))
     raster = Raster(ends[None], "YX")
     limits = _numbers.value_limits([raster], value_range, str(path))
     images = Images(
@@ -181,12 +185,11 @@ def written_zarr(
     partial = path.with_name(path.name + ".partial")
     lead = images.axes.removesuffix("YX").removesuffix("C")
     assert not isinstance(images.pixels, list)
-    height, width = images.pixels.shape[-2:]
-    sizes = dict(zip(lead, images.lengths, strict=True))
-    sizes |= {"C": classes or 1, "Y": height, "X": width}
-    axes = "".join(
-        axis for axis in "TCZYX" if axis in lead + "C" * bool(classes) + "YX"
-    )
+    lengths = (*images.lengths, *images.pixels.shape[-2:])
+    sizes = dict(zip(lead + "YX", lengths, strict=True))
+    if classes:
+        sizes["C"] = classes
+    axes = "".join(sorted(sizes, key="TCZYX".index))
     shape = tuple(sizes[axis] for axis in axes)
     group = zarr.open_group(partial, mode="a")
     if "0" not in group:
@@ -253,29 +256,12 @@ def _calibration(
     return (depth, sizes["Y"], sizes["X"]), UNITS.get(str(unit), unit)
 
 
-def _extremes(pixels: _Slices) -> np.ndarray:
-    """The smallest and the largest value."""
-    height, width = pixels.shape[-2:]
-    rows = max(1, STRIP // (width * pixels.channels))
-    middle = [slice(None)] * (pixels.ndim - 3)
-    ends = []
-    for number in range(pixels.shape[0]):
-        for top in range(0, height, rows):
-            strip = slice(top, min(top + rows, height))
-            part = pixels[(number, *middle, strip, slice(0, width))]
-            ends += [part.min(), part.max()]
-    return np.array([np.min(ends), np.max(ends)])
-
-
 def _create(group: Any, name: str, shape: tuple[int, ...], axes: str) -> Any:
-    chunks = [
-        min(CHUNK, n) if axis in "YX" else 1
-        for axis, n in zip(axes, shape, strict=True)
-    ]
+    sides = (min(CHUNK, n) for n in shape[-2:])
     return group.create_array(
         name,
         shape=shape,
-        chunks=tuple(chunks),
+        chunks=(*(1 for _ in shape[:-2]), *sides),
         dtype="float32",
         dimension_names=[*axes.lower()],
         overwrite=True,

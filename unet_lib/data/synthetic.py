@@ -6,13 +6,13 @@ Shown in :doc:`data`.
 import hashlib
 import zipfile
 from contextlib import suppress
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from unet_lib._checks import is_whole
 from unet_lib._files import written
 from unet_lib.data.isbi2012 import cache_folder
 
@@ -43,12 +43,7 @@ def synthetic_em(
     Raises:
         ValueError: if an argument is not an integer, or is below these bounds.
     """
-    least = ((slices, 1), (size, 16), (seed, 0))
-    if not all(isinstance(value, Integral) and value >= low for value, low in least):
-        raise ValueError(
-            "synthetic_em needs integers slices >= 1 and size >= 16, and a seed >= 0; "
-            f"got slices={slices!r}, size={size!r}, seed={seed!r}."
-        )
+    check_drawn("synthetic_em", 16, slices, size, seed)
     rng = np.random.default_rng(seed)
 
     def noise(*spacing: float) -> np.ndarray:
@@ -95,6 +90,16 @@ def kept_em(seed: int) -> tuple[np.ndarray, np.ndarray]:
         with written(kept) as part, part.open("wb") as file:
             np.savez(file, images=np.rint(255 * images).astype(np.uint8), labels=labels)
     return images, labels
+
+
+def check_drawn(name: str, least: int, slices: int, size: int, seed: int) -> None:
+    """ValueError for a stack that a function cannot draw."""
+    bounds = ((slices, 1), (size, least), (seed, 0))
+    if not all(is_whole(value) and value >= low for value, low in bounds):
+        raise ValueError(
+            f"{name} needs integers slices >= 1 and size >= {least}, and a seed >= 0; "
+            f"got slices={slices!r}, size={size!r}, seed={seed!r}."
+        )
 
 
 def _smooth_noise(

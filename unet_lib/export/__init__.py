@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from unet_lib._checks import is_real
@@ -123,7 +124,9 @@ def export_bioimage(
             output = whole(torch.from_numpy(test)).numpy()
         np.save(folder / "test-input.npy", test * np.float32(white))
         np.save(folder / "test-output.npy", output)
-        _package.cover(test, output).save(folder / "cover.png")
+        pair = np.hstack([test[0, 0], output[0, 0]])
+        pixels = np.rint(255 * pair).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "cover.png")
         text = _package.readme(whole, name, image is None, pixel_size, white)
         (folder / "README.md").write_text(text, encoding="utf-8")
         write_onnx(whole, folder / "weights.onnx")

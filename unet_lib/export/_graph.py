@@ -95,10 +95,8 @@ def write_onnx(whole: WholeImage, path: Path) -> None:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
-        sides = value.type.tensor_type.shape.dim
-        for side, title in zip(sides, ("batch", "", "height", "width"), strict=True):
-            if title:
-                side.dim_param = title
+        batch, _, height, width = value.type.tensor_type.shape.dim
+        batch.dim_param, height.dim_param, width.dim_param = "batch", "height", "width"
     model.ir_version = IR_VERSION
     for node in model.graph.node:  # traces with paths of the exporting machine
         node.ClearField("metadata_props")
@@ -126,8 +124,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from unet_lib._checks import as_array, check_images
 from unet_lib.blocks import halo
@@ -86,36 +85,29 @@ def readme(
     white: float,
 ) -> str:
     """The documentation of a package: what to watch for."""
-    least, step = 2 * halo(whole.network) + whole.step, whole.step
+    around, step = halo(whole.network), whole.step
+    maps, test, zeros = "the probability of cell", "a part of a real image.", ""
+    if whole.classes > 2:
+        maps = f"the probabilities of {whole.classes} classes"
+    if synthetic:
+        test = "the synthetic stand-in: drawn, not recorded."
+    pixels = "Not stated: ask the authors for the pixel size of the training images."
+    if pixel_size is not None:
+        pixels = f"The training images have {pixel_size:g} nm per pixel."
+    if whole.network.padding == "same":  # computes pixels near the border from zeros
+        zeros = f", except within {around} pixels of its border"
     return README.read_text("utf-8").format(
         name=name,
         channels=whole.network.arguments["in_channels"],
-        maps="the probability of cell"
-        if whole.classes == 2
-        else f"the probabilities of {whole.classes} classes",
-        test="The test input is the synthetic stand-in: drawn, not recorded."
-        if synthetic
-        else "The test input is a part of a real image.",
-        pixels="Not stated: ask the authors for the pixel size of the training images."
-        if pixel_size is None
-        else f"The training images have {pixel_size:g} nm per pixel.",
+        maps=maps,
+        test=test,
+        pixels=pixels,
         white=white,
-        # A padded network computes the pixels near the border from zeros.
-        zeros=f", except within {halo(whole.network)} pixels of its border"
-        if whole.network.padding == "same"
-        else "",
-        least=least,
-        next=least + step,
-        then=least + 2 * step,
+        zeros=zeros,
+        sizes=", ".join(str(2 * around + n * step) for n in (1, 2, 3)),
         step=step,
-        halo=halo(whole.network),
+        halo=around,
     )
-
-
-def cover(image: np.ndarray, probabilities: np.ndarray) -> Image.Image:
-    """The first channel of the test input beside the first map of its output."""
-    pair = np.hstack([image[0, 0], probabilities[0, 0]])
-    return Image.fromarray((255 * pair).round().astype(np.uint8))
 
 
 def pack(
@@ -131,6 +123,12 @@ def pack(
     from bioimageio.spec.model import v0_5 as zoo
 
     images, probabilities = _tensors(folder, whole, pixel_size, white)
+    version = torch.__version__.partition("+")[0]
+    onnx = {"source": folder / "weights.onnx", "opset_version": OPSET}
+    weights: Any = {
+        "torchscript": {"source": folder / "weights.pt", "pytorch_version": version},
+        "onnx": onnx | {"parent": "torchscript"},
+    }
     description = zoo.ModelDescr(
         **card,
         description="A U-Net that takes images of any size.",
@@ -139,17 +137,7 @@ def pack(
         tags=["unet2d", "pytorch", "2d", "semantic-segmentation"],
         inputs=[images],
         outputs=[probabilities],
-        weights=zoo.WeightsDescr(
-            torchscript=zoo.TorchscriptWeightsDescr(
-                source=folder / "weights.pt",
-                pytorch_version=zoo.Version(torch.__version__.partition("+")[0]),
-            ),
-            onnx=zoo.OnnxWeightsDescr(
-                source=folder / "weights.onnx",
-                opset_version=OPSET,
-                parent="torchscript",
-            ),
-        ),
+        weights=weights,
         config=zoo.Config.model_validate({"unet": whole.network.arguments}),
     )
     save_bioimageio_package(description, output_path=path)
@@ -159,54 +147,32 @@ def _tensors(
     folder: Path, whole: WholeImage, pixel_size: float | None, white: float
 ) -> tuple[Any, Any]:
     """What the package says about the images and the probabilities."""
-    from bioimageio.spec.model import v0_5 as zoo
-
-    arguments = whole.network.arguments
-    unit: Any = None if pixel_size is None else "nanometer"
-    scale, around, step = pixel_size or 1.0, halo(whole.network), whole.step
-
-    def channels(names: list[str]) -> Any:
-        return zoo.ChannelAxis(channel_names=[zoo.Identifier(one) for one in names])
-
-    def file(name: str) -> Any:
-        return zoo.FileDescr(source=folder / name)
-
-    sides = [zoo.AxisId("y"), zoo.AxisId("x")]
-    sizes = zoo.ParameterizedSize(min=2 * around + step, step=step)
-    gray = [f"channel{n}" for n in range(arguments["in_channels"])]
-    maps = (
-        [f"class{n}" for n in range(whole.classes)] if whole.classes > 2 else ["cell"]
-    )
-    images = zoo.InputTensorDescr(
-        id=zoo.TensorId("images"),
-        axes=[zoo.BatchAxis(), channels(gray)]
-        + [
-            zoo.SpaceInputAxis(
-                id=side, size=sizes, unit=unit, scale=scale, concatenable=True
-            )
-            for side in sides
-        ],
-        data=zoo.IntervalOrRatioDataDescr(type="float32", range=(0, float(white))),
-        preprocessing=[
-            zoo.ScaleLinearDescr(kwargs=zoo.ScaleLinearKwargs(gain=1 / white))
-        ],
-        pad=zoo.ReflectPadding(mode="reflect"),  # a default would not be written
-        test_tensor=file("test-input.npy"),
-    )
-    probabilities = zoo.OutputTensorDescr(
-        id=zoo.TensorId("probabilities"),
-        axes=[zoo.BatchAxis(), channels(maps)]
-        + [
-            zoo.SpaceOutputAxisWithHalo(
-                id=side,
-                halo=around,
-                size=zoo.SizeReference(tensor_id=images.id, axis_id=side),
-                unit=unit,
-                scale=scale,
-            )
-            for side in sides
-        ],
-        data=zoo.IntervalOrRatioDataDescr(type="float32", range=(0, 1)),
-        test_tensor=file("test-output.npy"),
-    )
+    around, step = halo(whole.network), whole.step
+    unit = None if pixel_size is None else "nanometer"
+    space: dict[str, Any] = {"type": "space", "scale": pixel_size or 1.0, "unit": unit}
+    size = {"min": 2 * around + step, "step": step}
+    gray = [f"channel{n}" for n in range(whole.network.arguments["in_channels"])]
+    division = [{"id": "scale_linear", "kwargs": {"gain": 1 / white}}]
+    maps = ["cell"]
+    if whole.classes > 2:
+        maps = [f"class{n}" for n in range(whole.classes)]
+    images: dict[str, Any] = {
+        "id": "images",
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": gray}],
+        "data": {"type": "float32", "range": (0, float(white))},
+        "preprocessing": division if white != 1 else [],  # the zoo refuses by 1
+        "pad": {"mode": "reflect"},  # a default would not be written
+        "test_tensor": {"source": folder / "test-input.npy"},
+    }
+    probabilities: dict[str, Any] = {
+        "id": "probabilities",
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": maps}],
+        "data": {"type": "float32", "range": (0, 1)},
+        "test_tensor": {"source": folder / "test-output.npy"},
+    }
+    for side in "yx":
+        axis = space | {"id": side}
+        images["axes"].append(axis | {"size": size, "concatenable": True})
+        size_of = {"tensor_id": "images", "axis_id": side}
+        probabilities["axes"].append(axis | {"size": size_of, "halo": around})
     return images, probabilities
