@@ -103,8 +103,9 @@ def fields_of(thing: griffe.Class | griffe.Alias) -> Iterator[Option]:
     help = said(thing)
     for field in thing.attributes.values():
         kind = str(field.annotation)
-        if kind in thing.module.members:  # a class of settings of its own
-            yield from fields_of(thing.module[kind])
+        settings = re.sub(r"^Annotated\[(\w+),.*", r"\1", kind)
+        if settings in thing.module.members:  # a class of settings of its own
+            yield from fields_of(thing.module[settings])
         elif field.name in help:
             yield option(field.name, kind, str(field.value), help[field.name])
 

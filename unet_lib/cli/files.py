@@ -63,7 +63,7 @@ class Files:
     labels: Path | None = None
     hold_out: float | None = None
     unknown: int | None = None
-    reading: Reading = Reading()
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = Reading()
 
     def read(self, folder: Path, run: TrainConfig, channels: int | None) -> "Own":
         """Read the images and labels for a run.

@@ -4,9 +4,10 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from tqdm.auto import tqdm
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
@@ -32,7 +33,7 @@ class Options:
         max_pixels: the most pixels of a tile, which bounds the memory needed.
     """
 
-    reading: Reading = field(default_factory=Reading)
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
     versions: Literal[1, 7, 8] = 1
     device: str | None = None
     tile: int | None = None
