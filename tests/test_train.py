@@ -30,6 +30,7 @@ from unet_lib.predict import predict
 from unet_lib.train import (
     TrainConfig,
     checkpoint,
+    context,
     fit,
     steps,
     weighted_cross_entropy,
@@ -604,6 +605,43 @@ def test_half_precision_follows_float32(precision, tolerance):
     half, whole = losses_of(precision=precision), losses_of()
     np.testing.assert_allclose(half, whole, rtol=tolerance)
     assert (half != whole).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_convolutions(dtype):
+    """Those of PyTorch in 16 bits, forward and backward, to the last bit but one."""
+    shapes = (1, 8, 30, 30), (8, 8, 3, 3), (8, 4, 2, 2), (8,)
+
+    def computed():
+        torch.manual_seed(0)
+        image, weight, up, bias = [torch.randn(s).requires_grad_() for s in shapes]
+        with torch.autocast("cpu", dtype):
+            scores = torch.conv_transpose2d(
+                torch.conv2d(image, weight, bias), up, stride=2
+            )
+        scores.float().square().mean().backward()
+        return scores, image.grad, weight.grad, up.grad, bias.grad
+
+    plain = computed()
+    with context.RoundedConvolutions():
+        rounded = computed()
+    for ours, theirs in zip(rounded, plain, strict=True):
+        assert ours.dtype == theirs.dtype
+        spread = 2 * torch.finfo(dtype).eps * float(theirs.detach().abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=spread)
+    assert rounded[0].dtype == dtype
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_without_instructions(precision, compiled, monkeypatch):
+    """Losses are the same whether or not the processor has fast convolutions."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    found = []
+    for fast in (True, False):
+        monkeypatch.setattr(context, "_has_fast", lambda precision, fast=fast: fast)
+        found.append(losses_of(precision=precision, compile=compiled, steps=10))
+    np.testing.assert_allclose(*found, rtol=0.01)
 
 
 def test_a_compiled_run_follows_one_that_is_not(monkeypatch):
