@@ -18,6 +18,7 @@ from unet_lib.cells import SCORES, find_cells, measure_cells, score_cells
 from unet_lib.cli.cells import _stored as stored
 from unet_lib.data.images import read_labels
 from unet_lib.data.tiff import read_tiff, write_tiff
+from unet_lib.metrics import THRESHOLDS
 
 shapes = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
@@ -201,7 +202,7 @@ maps = shapes.flatmap(
 @given(maps, st.floats(0, 1), st.integers(0, 4))
 def test_components_are_those_of_scikit_image(probabilities, threshold, smallest):
     found = find_cells(probabilities, threshold, smallest=smallest)
-    expected = label(probabilities > threshold, connectivity=1)
+    expected = label(probabilities.astype(float) > threshold, connectivity=1)
     for number in range(1, expected.max() + 1):
         if (expected == number).sum() < smallest:
             expected[expected == number] = 0
@@ -210,6 +211,15 @@ def test_components_are_those_of_scikit_image(probabilities, threshold, smallest
     if found.any():
         assert score_cells(expected, found).seg == 1
     assert set(np.unique(found)) - {0} == set(range(1, found.max() + 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_threshold_is_that_of_the_metrics(dtype):
+    """Of the gray values of 8 bits, 51 is 0.2 but for rounding."""
+    levels = np.linspace(0, 1, 256, dtype=dtype).reshape(16, 16)
+    for threshold in THRESHOLDS[:-1]:
+        found = find_cells(levels, float(threshold)) > 0
+        np.testing.assert_array_equal(found, levels.astype(float) > threshold)
 
 
 @given(maps, st.floats(0.1, 5))

@@ -97,7 +97,7 @@ def find_cells(
         )
     found = np.zeros(maps.shape, np.int32)
     for one, cells in zip(_each(maps), _each(found), strict=True):
-        inside = one > threshold
+        inside = one.astype(np.float64) > threshold  # as the metrics do
         parts = ndimage.label(inside)[0]
         if watershed is not None:
             parts = _split(inside, float(watershed))
