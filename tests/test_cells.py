@@ -190,6 +190,8 @@ def test_large_numbers_take_no_memory():
     large = np.array([[0, 2**31 - 1, 2**31 - 1, 7]])
     assert score_cells(large, large).seg == 1
     assert measure_cells(large)["label"].tolist() == [7, 2**31 - 1]
+    numbers = measure_cells(large.astype(np.uint64))["label"]
+    assert numbers.dtype == np.int64
 
 
 # Cells.

@@ -309,7 +309,8 @@ def _measured(cells: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def _without_gaps(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers, 0 among them in any case, and which of them each pixel has."""
-    numbers, places = np.unique(np.append(0, cells), return_inverse=True)
+    every = np.append(0, cells.astype(np.int64))  # with uint64 it would be floats
+    numbers, places = np.unique(every, return_inverse=True)
     return numbers, places.reshape(-1)[1:].reshape(cells.shape)
 
 
