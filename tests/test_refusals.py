@@ -772,6 +772,8 @@ def seen(images):
         (weight_map, "labels", LABEL * 2**40, "skimage.segmentation.relabel"),
         (weight_map, "labels", GRAYS, "labels > 120"),
         (label_cells, "labels", HOLED, "labels > 0"),
+        (measure_cells, "labels", INSTANCES * 1.0, "labels.astype(np.int64)"),
+        (weight_map, "labels", UNKNOWN.astype(np.float16), "labels.astype(np.int64)"),
     ],
 )
 def test_an_advice_leads_out(function, name, array, first):

@@ -180,6 +180,9 @@ def check_labels(
     expected += ", or -1 for pixels that are unknown" * unknown
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"{expected}, got {got}.")
+    whole = labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
+    if whole and -unknown <= labels.min() and float(labels.max()) < 2**63:
+        raise ValueError(f"{expected}, got {got}: pass {name}.astype(np.int64).")
     if labels.dtype.kind == "f" or labels.min() < -unknown:
         elsewhere = ""
         if labels.min() == UNKNOWN and not unknown:
