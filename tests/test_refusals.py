@@ -780,6 +780,15 @@ def test_an_advice_leads_out(function, name, array, first):
     assert follow(function, name, array)[0].startswith(first)
 
 
+@pytest.mark.parametrize("cell", [0.8, 2, 255])
+def test_an_advice_keeps_what_is_unknown(cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = []
+    labels = np.broadcast_to(np.where(UNKNOWN > 0, cell, UNKNOWN), IMAGES.shape)
+    follow(lambda a: run(labels=given.append(a) or a), "labels", labels)
+    np.testing.assert_array_equal(given[1], np.broadcast_to(UNKNOWN, IMAGES.shape))
+
+
 def test_the_other_advices_lead_out():
     """Of grays, of sizes, of one pixel, of types."""
     with pytest.raises(ValueError, match=r"or skimage\.measure\.label"):

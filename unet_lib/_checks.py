@@ -218,21 +218,25 @@ def check_binary(
     other = known[(known != 0) & (known != 1)]  # NaN among them
     if other.size:
         values = np.unique(other)
-        advice = f"pass {name} > 0"
+        kept = f"{name} {{}}"
+        if training and (labels == UNKNOWN).any():
+            kept = f"np.where({name} == -1, -1, {kept})"
+        advice = f"pass {kept.format('> 0')}"
         if training and labels.dtype.kind in "iu" and len(values) > 1:
             # Those that number cells would be merged where they touch.
             advice = (
                 "take TrainConfig(instances=True) if they number cells, "
                 f"num_classes={int(labels.max()) + 1} if they number classes, or pass "
-                f"{name} > 0"
+                f"{kept.format('> 0')}"
             )
         if not np.isfinite(values).all():
             advice += " to count NaN as membrane, or crop such pixels"
         elif len(values) > 1 or not values[0] > 1 or (labels == 1).any():
+            middle = 0.5 if labels.max() <= 1 else labels.max() // 2
             advice += (
-                f" if every value above 0 is cell, {name} > "
-                f"{0.5 if labels.max() <= 1 else labels.max() // 2} if they are gray "
-                f"values, or {name} == 1 to count the others as membrane"
+                f" if every value above 0 is cell, {kept.format(f'> {middle}')} if "
+                f"they are gray values, or {kept.format('== 1')} to count the others "
+                "as membrane"
             )
         raise ValueError(
             f"{expected}, got {found(labels)}, {other.size} pixel(s) of {len(values)} "
