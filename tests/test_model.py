@@ -511,6 +511,18 @@ def test_statistics_are_saved_and_loaded(tmp_path, dtype):
             assert torch.equal(found, tensor.to(stored[name]).float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_a_type_that_cannot_hold_the_weights_is_refused(tmp_path, dtype):
+    """Stored, they would be infinite, or silently the largest number of the type."""
+    path = tmp_path / "network.safetensors"
+    network = UNet(base_channels=1, depth=1, batch_norm=True)
+    network.contracting[0][1].running_var.fill_(1e5)
+    with pytest.raises(ValueError, match=r"100000.* take torch\.bfloat16"):
+        save_network(network, path, dtype)
+    assert not path.exists()
+    save_network(network, path, torch.bfloat16)
+
+
 def test_a_file_from_before_batch_normalization_is_loaded(tmp_path):
     path = tmp_path / "network.safetensors"
     network = UNet(base_channels=1, depth=1)

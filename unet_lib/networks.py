@@ -43,12 +43,15 @@ def save_network(
             f"{dtype!r}."
         )
     path = Path(path)
-    tensors = {
-        name: tensor.detach()
-        .to("cpu", dtype if tensor.is_floating_point() else None)
-        .contiguous()
-        for name, tensor in network.state_dict().items()
-    }
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        kind = dtype if tensor.is_floating_point() else None
+        if kind and (largest := float(tensor.abs().max())) > torch.finfo(kind).max:
+            raise ValueError(
+                f"{dtype} cannot hold {name} of the network, up to {largest:g}: take "
+                "torch.bfloat16, or no dtype."
+            )
+        tensors[name] = tensor.detach().to("cpu", kind).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     with written(path) as temporary:
         save_file(tensors, temporary, {"unet": json.dumps(network.arguments)})
