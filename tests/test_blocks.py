@@ -94,6 +94,14 @@ def test_integers_are_scaled_as_told(dtype, low, high):
     assert_equal(found, expected)
 
 
+def test_tensors_are_refused():
+    tensor = torch.from_numpy(IMAGE)
+    with pytest.raises(ValueError, match=r"Expected a source .* got a Tensor"):
+        predict_into(NETWORKS[2], tensor, IMAGE.copy())
+    with pytest.raises(ValueError, match=r"Expected a target .* got torch\.float32"):
+        predict_into(NETWORKS[2], IMAGE, tensor)
+
+
 def test_a_padded_network_takes_one_tile():
     network = tiny(2, padding="same")
     expected = predict(network, IMAGE)

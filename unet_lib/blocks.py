@@ -200,7 +200,7 @@ def _check_source(
     unet: UNet, source: Any, value_range: tuple[float, float] | None
 ) -> None:
     shape, dtype = getattr(source, "shape", None), getattr(source, "dtype", None)
-    if shape is None or dtype is None:
+    if shape is None or dtype is None or isinstance(source, torch.Tensor):
         raise ValueError(
             "Expected a source with a shape, a dtype and slices, as np.load(path, "
             "mmap_mode='r') and zarr.open_array give one, got a "
@@ -229,7 +229,8 @@ def _check_source(
 def _check_target(target: Any, shape: tuple[int, ...]) -> None:
     said = [getattr(target, name, None) for name in ("shape", "dtype")]
     dask = hasattr(target, "__dask_graph__")
-    if dask or said[0] != shape or np.dtype(said[1]).newbyteorder("=") != np.float32:
+    unfit = dask or isinstance(target, torch.Tensor) or said[0] != shape
+    if unfit or np.dtype(said[1]).newbyteorder("=") != np.float32:
         got = "a dask array" if dask else f"{said[1]} of shape {said[0]}"
         raise ValueError(
             f"Expected a target of shape {shape} and type float32 that can be written, "
