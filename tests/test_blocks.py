@@ -94,6 +94,17 @@ def test_integers_are_scaled_as_told(dtype, low, high):
     assert_equal(found, expected)
 
 
+def test_what_a_block_would_read_again_is_not_written():
+    image = IMAGE.copy()
+    for target in (image, image[::-1]):
+        with pytest.raises(ValueError, match="apart from the source"):
+            predict_into(NETWORKS[2], image, target, block=16, max_pixels=FEW)
+    assert_equal(image, IMAGE)
+    both = np.stack([IMAGE, IMAGE], -1)  # side by side in memory, and apart
+    predict_into(NETWORKS[2], both[..., 0], both[..., 1], block=16, max_pixels=FEW)
+    assert_equal(both[..., 1], predict(NETWORKS[2], IMAGE, max_pixels=FEW))
+
+
 def test_tensors_are_refused():
     tensor = torch.from_numpy(IMAGE)
     with pytest.raises(ValueError, match=r"Expected a source .* got a Tensor"):

@@ -106,8 +106,9 @@ def predict_into(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: if the source or the target has the wrong shape or type, if values
-            are out of range, or if the record is of another network or source.
+        ValueError: if the source or the target has the wrong shape or type, or they
+            share memory, if values are out of range, or if the record is of another
+            network or source.
         OSError: if the target or the record cannot be written.
         MemoryError: if the memory of the network's device does not hold one pass.
 
@@ -128,6 +129,12 @@ def predict_into(
     classes = unet.arguments["num_classes"]
     maps = () if classes == 2 else (classes,)
     _check_target(target, (*lead, *maps, *source.shape[-2:]))
+    arrays = isinstance(source, np.ndarray) and isinstance(target, np.ndarray)
+    if source is target or (arrays and np.shares_memory(source, target)):
+        raise ValueError(
+            "Expected a target apart from the source, since a block is read with "
+            "pixels around it that the block before has written: pass another array."
+        )
     plan = _plan(unet, source.shape[-2:], max_pixels)
     blocks = list(_blocks(lead, source.shape[-2:], plan, block))
     done = _Record(record, unet, source, blocks, value_range)
