@@ -730,6 +730,13 @@ def test_without_weights_each_pixel_counts_the_same(monkeypatch):
     assert run(config(steps=2)).history[-1]["loss"] != plain.history[-1]["loss"]
 
 
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_gradients_switched_off_are_on_for_a_run(switch):
+    with switch():
+        same_run(run(config(steps=2)), run(config(steps=2)))
+        assert not torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize("mode", ["default", "warn", "error"])
 def test_deterministic_settings_are_put_back(monkeypatch, mode):
     def settings():

@@ -38,6 +38,7 @@ def settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
                 ends.callback(os.environ.pop, WORKSPACE, None)
                 os.environ[WORKSPACE] = ":4096:8"
             torch.use_deterministic_algorithms(True, warn_only=True)
+        ends.enter_context(torch.inference_mode(False))  # turns gradients on too
         ends.enter_context(torch.random.fork_rng([]))
         if device.type != "cpu":  # not by fork_rng, since older ones cannot for MPS
             module = torch.get_device_module(device)
