@@ -91,7 +91,7 @@ class TrainConfig:
             older GPUs, "float16" with a scaled loss. The 16-bit types are deviations
             that are faster and need less memory; weights, loss and updates stay in
             float32. A CPU without instructions for them computes in float32 and rounds
-            the results to 16 bits; this is not faster.
+            the results to 16 bits: this is not faster, and nothing is compiled.
         compile: let torch.compile fuse operations of the network; on a GPU, this is
             worth the minute that it takes.
         deterministic: use only algorithms that give bit-identical results every time;
