@@ -348,7 +348,7 @@ def test_written_for_fiji(tmp_path, shape, axes, counts):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("unit", ["µm", "nm", None])
+@pytest.mark.parametrize("unit", ["µm", "nm", "Å", None])
 def test_pixel_size_and_unit_go_through(unit, tmp_path):
     path = tmp_path / "out.tif"
     write_tiff(path, STACK, "ZYX", (0.05, 0.004, 0.005), unit)
@@ -360,7 +360,8 @@ def test_pixel_size_and_unit_go_through(unit, tmp_path):
         across, unit_of_it = file.pages.first.tags["XResolution"].value
     assert said["spacing"] == 0.05
     assert across / unit_of_it == pytest.approx(200)
-    assert said.get("unit") == {"µm": "\\u00B5m"}.get(unit, unit)  # as Fiji writes it
+    as_fiji = {"µm": "\\u00B5m", "Å": "\\u00C5"}.get(unit, unit)
+    assert said.get("unit") == as_fiji
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -1,5 +1,6 @@
 """TIFF by tifffile: pixels as stored, upright, and what the file says of them."""
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 from xml.etree.ElementTree import Element
@@ -12,8 +13,8 @@ from unet_lib.data._raster import Raster, one_sentence, resolved
 
 COLORS = {"RGB": 3, "SEPARATED": 4}
 JPEG = (6, 7)
-# Other words for a unit, in lower case; Fiji writes the Greek letter as an escape.
-UNITS = {"\\u00b5m": "µm", "um": "µm", "micron": "µm", "microns": "µm", "μm": "µm"}
+# Other words for a unit, in lower case.
+UNITS = {"um": "µm", "micron": "µm", "microns": "µm", "μm": "µm"}
 
 
 def read_raster(path: str | Path) -> Raster:
@@ -143,8 +144,10 @@ def _calibration(
         return _calibration_of_ome(ome)
     said = file.imagej_metadata or {}
     code = page.tags.valueof(296, 2)
-    unit = said.get("unit") or {2: "inch", 3: "cm"}.get(int(code))
-    unit = None if unit in ("pixel", "pixels") else unit
+    word = said.get("unit") or {2: "inch", 3: "cm"}.get(int(code), "")
+    # Fiji escapes letters such as µ and Å.
+    word = re.sub(r"\\u([\da-fA-F]{4})", lambda c: chr(int(c[1], 16)), f"{word}")
+    unit = None if word in ("", "pixel", "pixels") else UNITS.get(word.lower(), word)
     lengths = []
     for tag in (283, 282):  # pixels a unit, of Y and of X
         top, below = page.tags.valueof(tag, (0, 1))
@@ -155,7 +158,6 @@ def _calibration(
         lengths.reverse()
     spacing = said.get("spacing")
     depth = float(spacing) if isinstance(spacing, int | float) and spacing > 0 else None
-    unit = None if unit is None else UNITS.get(str(unit).lower(), str(unit))
     return (depth, lengths[0], lengths[1]), unit
 
 

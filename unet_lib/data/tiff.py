@@ -1,6 +1,7 @@
 """TIFF stacks: read as Fiji, tifffile and others write them, and written for Fiji."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,10 @@ def write_tiff(
             )
         resolution = (1 / width, 1 / height)
         metadata |= {} if depth is None else {"spacing": depth}
-        metadata |= {} if unit is None else {"unit": unit.replace("µ", "\\u00B5")}
+        if unit is not None:  # in ASCII, as Fiji escapes letters such as µ and Å
+            metadata["unit"] = re.sub(
+                "[^ -~]", lambda letter: f"\\u{ord(letter[0]):04X}", unit
+            )
     with written(resolved(path)) as temporary:
         tifffile.imwrite(
             temporary,
