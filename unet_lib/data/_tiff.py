@@ -154,6 +154,9 @@ def _calibration(
         lengths.append(below / top if top and below else 0.0)
     if not all(lengths) or (unit is None and lengths == [1, 1]):
         return None, None
+    # 72 per inch is what programs write that do not know, also to Fiji.
+    if unit == "inch" and "unit" not in said and round(1 / lengths[1]) == 72:
+        return None, None
     if page.tags.valueof(274, 1) >= 5:
         lengths.reverse()
     spacing = said.get("spacing")
