@@ -83,6 +83,18 @@ def test_options_hold_for_each_image(here):
     np.testing.assert_allclose(tifffile.imread("out/b.tif"), expected, atol=1e-5)
 
 
+def test_a_range_by_percentiles_is_that_of_the_folder(here):
+    """As in training: not that of each image by itself."""
+    dark = GRAYS[0] // 2
+    Image.fromarray(dark).save("in/a.png")
+    assert cli.main([*COMMAND, "--range", "auto"]) == 0
+    every = [one.ravel() for one in (dark, GRAYS[1], GRAYS[2], GRAYS[2])]
+    low, high = np.percentile(np.concatenate(every), (0.5, 99.5))
+    gray = np.float32((dark - low) / (high - low)).clip(0, 1)
+    expected = predict(load_network("network.safetensors"), gray)
+    np.testing.assert_allclose(tifffile.imread("out/a.tif"), expected, atol=1e-5)
+
+
 def test_a_folder_of_one_size_is_a_stack_too(here):
     for name in ("b.tif", "c.tiff"):
         (here / "in" / name).unlink()

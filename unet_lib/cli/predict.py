@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -136,7 +136,7 @@ def _predict_folder(
     network: Path, images: Path, output: Path, options: Options, overwrite: bool
 ) -> None:
     """One TIFF for each image of a folder."""
-    from unet_lib.data.images import image_files
+    from unet_lib.data.images import auto_range, image_files
 
     check_folder(output)
     if output.is_dir() and output.samefile(images):
@@ -153,11 +153,13 @@ def _predict_folder(
                 f"{names[one]}: rename one of them."
             )
     todo = [file for file in files if overwrite or not names[file].exists()]
-    model = options.load(network)
+    model, reading = options.load(network), options.reading
+    if reading.value_range == "auto":  # one range for all, as in training
+        reading = replace(reading, value_range=auto_range(images, reading.channel))
     output.mkdir(parents=True, exist_ok=True)
     try:
         for file in tqdm(todo, unit="image"):
-            found = options.reading.read(file)
+            found = reading.read(file)
             _predict_one(model, found, file, names[file], options, progress=False)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

@@ -205,6 +205,11 @@ def read_probabilities(path: str | Path) -> Images:
     return replace(images, pixels=pixels, axes=lead, colors=False)
 
 
+def auto_range(path: str | Path, channel: int | None = None) -> tuple[float, float]:
+    """The two gray values that ``"auto"`` stands for, of all files of a folder."""
+    return _numbers.value_limits(_intensities(path, channel), "auto", str(path))
+
+
 def image_files(folder: str | Path) -> list[Path]:
     """List the image files of a folder in the order of their names, 2 before 10.
 
@@ -316,6 +321,18 @@ def _images(
     value_range: tuple[float, float] | Literal["auto"] | None = None,
     probabilities: bool = False,
 ) -> Images:
+    rasters = _intensities(path, channel, probabilities)
+    limits = _numbers.value_limits(rasters, value_range, str(path), probabilities)
+    rasters = [_numbers.scaled(raster, *limits) for raster in rasters]
+    if gray:
+        rasters = [_numbers.luma(raster) for raster in rasters]
+    return _collected(rasters, path)
+
+
+def _intensities(
+    path: str | Path, channel: int | None, probabilities: bool = False
+) -> list[Raster]:
+    """Files of one kind, as stored: large is light."""
     rasters = [_numbers.visible(one) for one in _load(path, lossless=probabilities)]
     if channel is None:
         otherwise = _numbers.SAVE if probabilities else _numbers.CHOOSE
@@ -323,11 +340,7 @@ def _images(
     else:
         rasters = [_numbers.choose(raster, channel) for raster in rasters]
     _check_alike(rasters)
-    limits = _numbers.value_limits(rasters, value_range, str(path), probabilities)
-    rasters = [_numbers.scaled(raster, *limits) for raster in rasters]
-    if gray:
-        rasters = [_numbers.luma(raster) for raster in rasters]
-    return _collected(rasters, path)
+    return rasters
 
 
 def _check_alike(rasters: list[Raster], types: bool = True) -> None:
