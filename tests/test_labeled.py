@@ -1,5 +1,7 @@
 """Labels of images from files: matched by name, slice by slice, and what they mean."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import tifffile
@@ -68,6 +70,14 @@ def test_stacks_in_folders_are_matched_slice_by_slice(write):
     assert found.names == ("a.tif",) * 2 + ("b.tif",) * 3
     expected = np.concatenate([labels["a-seg.tif"], labels["b-seg.tif"]])
     np.testing.assert_array_equal(read.pixels, expected)
+
+
+def test_names_from_a_mac_and_from_windows_belong_together(write):
+    """They write ä as two characters and as one."""
+    letters = {form: unicodedata.normalize(form, "ä.png") for form in ("NFD", "NFC")}
+    images = {letters["NFD"]: IMAGES[0], "b.png": IMAGES[1]}
+    _, read = write(images, {letters["NFC"]: CELLS[0], "b.png": CELLS[1]})
+    assert {*read.names} == {letters["NFC"], "b.png"}
 
 
 def test_one_file_and_one_file_belong_together(write):

@@ -5,6 +5,7 @@
 
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -107,6 +108,7 @@ def _by_stem(names: list[str]) -> dict[str, str]:
     stems: dict[str, str] = {}
     for name in names:
         stem = re.sub(r"(\.ome)?\.[^.]*$", "", name, flags=re.IGNORECASE)
+        stem = unicodedata.normalize("NFC", stem)  # a Mac writes ä as two characters
         if stem in stems:
             raise ValueError(
                 f"{stems[stem]} and {name} differ only in the ending of their names, "
