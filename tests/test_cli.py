@@ -607,6 +607,15 @@ def test_train_on_files_is_fit_of_their_arrays(own, thirty_slices, tmp_path, cap
     assert "a run on other labels" in capsys.readouterr().err
 
 
+def test_of_one_image_none_can_be_held_out(own, capsys):
+    """And no option that would be refused is advised."""
+    one = ["--images", "images/cell-0.tif", "--labels", "masks/cell-0_mask.tif"]
+    assert cli.main([*own, *one, "--hold-out=0.2"]) == 1
+    assert "--hold-out needs two images or more" in flat(capsys.readouterr().err)
+    assert cli.main([*own, *one]) == 0
+    assert "--hold-out" not in capsys.readouterr().out
+
+
 def test_a_preview_is_there_before_the_first_step(own, monkeypatch, capsys):
     def step(*arguments):
         assert Path("run/preview.png").exists()

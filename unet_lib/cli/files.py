@@ -120,11 +120,16 @@ def _last(fraction: float, names: tuple[str, ...]) -> tuple[int, ...]:
     """The slices of the last files, or, of a single file, the last slices."""
     files = [*dict.fromkeys(names)]
     units = names if len(files) == 1 else files
+    if len(units) < 2:
+        raise ValueError(
+            "--hold-out needs two images or more, got one: leave it out, or add images "
+            "with their labels."
+        )
     count = max(1, round(fraction * len(units))) if 0 < fraction < 1 else 0
     if not 0 < count < len(units):
         raise ValueError(
             f"--hold-out must be a fraction between 0 and 1 that leaves images to "
-            f"train on, such as 0.2, got {fraction:g} of {len(units)} image(s)."
+            f"train on, such as 0.2, got {fraction:g} of {len(units)} images."
         )
     if len(files) == 1:
         return tuple(range(len(names) - count, len(names)))
@@ -170,7 +175,7 @@ class Own:
             )
         if self.run.held_out:
             print(f"Held out: {self.named(self.run.held_out)}.")
-        else:
+        elif len(self.images.names) > 1:
             print("No image is held out for scoring; --hold-out 0.2 holds out a fifth.")
 
     def begin(self, folder: Path, sampler: "TileSampler") -> None:
