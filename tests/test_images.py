@@ -611,6 +611,22 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     assert read_labels(tmp_path, binary=False).pixels.shape == (3, 24, 30)
 
 
+@pytest.mark.parametrize("mark", ["_", "-", " ", ""])
+def test_what_labels_add_to_names_does_not_change_the_order(mark, tmp_path):
+    """`evaluate` compares a folder of labels with a stack, which has no names."""
+    names = ["cell", f"cell{mark}2", f"cell{mark}10", "b"]
+    orders = []
+    for before, after in (("", ""), ("", "_mask"), ("", "-mask"), ("mask_", "")):
+        folder = tmp_path / f"{before}{after} "
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(GRAY).save(folder / f"{before}{name}{after}.png")
+        found = [file.stem for file in image_files(folder)]
+        orders.append([name[len(before) : len(name) - len(after)] for name in found])
+    assert orders == orders[:1] * 4
+    assert orders[0].index(names[1]) < orders[0].index(names[2])
+
+
 def test_a_folder_of_unlike_sizes_is_a_list(tmp_path):
     for number, size in enumerate((20, 24, 24)):
         Image.fromarray(GRAY[:size]).save(tmp_path / f"{number}.png")

@@ -231,7 +231,7 @@ def image_files(folder: str | Path) -> list[Path]:
         raise ValueError(f"{folder} holds no images: expected TIFF or PNG files in it.")
     for file in files:
         _kind(file)
-    files.sort(key=lambda file: _natural(file.name))
+    files.sort(key=lambda file: (_natural(file.name), file.name))
     if missing := _missing([file.name for file in files]):
         warnings.warn(
             f"{folder} has numbered files without {', '.join(missing)}: what is "
@@ -263,8 +263,8 @@ def _missing(names: list[str]) -> list[str]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts 2 before 10."""
-    parts = re.split(r"(\d+)", name.lower())
+    """A key that puts 2 before 10, and orders a, a_2 as it does a_mask, a_2_mask."""
+    parts = re.split(r"[ _-]*(\d+)", name.lower())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
