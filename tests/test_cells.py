@@ -394,6 +394,25 @@ def test_instances_are_evaluated(probabilities, tmp_path, capsys):
     assert all_of_them[:3] == ["all", "4", f"{expected.seg:.4f}"]
 
 
+@pytest.mark.parametrize("options", [[], ["--instances"]])
+def test_files_of_two_folders_are_evaluated_by_name(options, tmp_path, capsys):
+    labels, found = tmp_path / "labels", tmp_path / "found"
+    for folder, end in ((labels, "_mask"), (found, "")):
+        folder.mkdir()
+        for name, width in (("a", 3), ("a_b", 5), ("b", 7)):
+            cell = np.zeros((9, 9), np.uint8)
+            cell[1:8, 1:width] = 1
+            write_tiff(folder / f"{name}{end}.tif", cell * np.float32(1), "YX")
+    command = ["evaluate", str(labels), str(found), *options]
+    assert cli.main(command) == 0
+    record = json.loads((tmp_path / "found.evaluation.json").read_text("utf-8"))
+    assert record["seg"] == 1 if options else record["figures"]["v_rand"]["value"] == 1
+    (found / "b.tif").rename(found / "c.tif")
+    assert cli.main([*command, "--overwrite"]) == 1
+    said = capsys.readouterr().err
+    assert "without labels: c.tif; without an image: b_mask.tif" in said
+
+
 def test_binary_labels_given_as_instances_are_said(tmp_path, capsys):
     binary = np.zeros((9, 9), np.uint8)
     for y, x in product((0, 4), (0, 4)):

@@ -3,7 +3,7 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,6 +11,9 @@ from tyro.conf import FlagCreatePairsOff, Positional
 
 from unet_lib import _messages
 from unet_lib._files import check_output, write_text
+
+if TYPE_CHECKING:
+    from unet_lib.data.images import Images
 
 
 def run_cells(
@@ -77,15 +80,15 @@ def run_cells(
     print(f"{count} cells in {len(labels)} slices written to {output}, sizes: {sizes}.")
 
 
-def evaluate_instances(labels: Path, found: Path) -> dict[str, Any]:
+def evaluate_instances(
+    labels: Path, reference: "Images", found: "Images"
+) -> dict[str, Any]:
     """Score label images, print a table, and return it with the shape."""
     from scipy import ndimage
 
     from unet_lib.cells import score_cells
-    from unet_lib.data.images import read_labels
 
-    reference = read_labels(labels, binary=False).pixels
-    for number, one in enumerate(reference):
+    for number, one in enumerate(reference.pixels):
         pieces = ndimage.label(one > 0)[1]
         if pieces > 1 and np.ptp(one[one > 0]) == 0:
             _messages.print_warning(
@@ -94,9 +97,9 @@ def evaluate_instances(labels: Path, found: Path) -> dict[str, Any]:
                 "number the pieces first, as unet-lib cells does."
             )
             break
-    scores = score_cells(reference, read_labels(found, binary=False).pixels)
+    scores = score_cells(reference.pixels, found.pixels)
     _messages.print_cell_scores(scores)
-    return {"shape": np.shape(reference), **scores.to_dict()}
+    return {"shape": np.shape(reference.pixels), **scores.to_dict()}
 
 
 def _stored(labels: np.ndarray) -> np.ndarray:

@@ -282,18 +282,22 @@ def run_evaluate(
         overwrite: replace that file if it exists.
     """
     from unet_lib.data.images import read_labels, read_probabilities
+    from unet_lib.data.labeled import in_order_of
     from unet_lib.metrics import evaluate
 
     output = output or found.with_suffix(".evaluation.json")
     check_output(output, (".json",), [labels, found], overwrite)
+    reference = read_labels(labels, binary=not instances)
+    result = read_labels(found, False) if instances else read_probabilities(found)
+    if labels.is_dir() and found.is_dir():
+        reference = in_order_of(result, reference)
     record: dict[str, Any] = {"labels": labels.name}
     if instances:
-        record |= {"found": found.name} | evaluate_instances(labels, found)
+        record |= {"found": found.name} | evaluate_instances(labels, reference, result)
     else:
-        cell = read_labels(labels).pixels
-        scores = evaluate(cell, read_probabilities(found).pixels, progress=True)
+        scores = evaluate(reference.pixels, result.pixels, progress=True)
         _messages.print_scores(scores)
-        record |= {"probabilities": found.name, "shape": np.shape(cell)}
+        record |= {"probabilities": found.name, "shape": np.shape(reference.pixels)}
         record |= scores.to_dict()
     write_text(output, json.dumps(record, indent=1, allow_nan=False) + "\n")
     print(f"\nWritten to {output}.")

@@ -75,6 +75,19 @@ def read_labels_of(
     return replace(read, pixels=np.stack(labels) if one_size else labels, names=names)
 
 
+def in_order_of(found: Images, labels: Images) -> Images:
+    """Put labels of a folder in the order of what was found, matched by name.
+
+    ValueError, which names them, for files without a partner.
+    """
+    pairs = _paired(*([*dict.fromkeys(one.names)] for one in (found, labels)))
+    names = np.array(labels.names)
+    order = [n for _, name in pairs for n in np.flatnonzero(names == name)]
+    pixels = [labels.pixels[n] for n in order]
+    one_size = isinstance(labels.pixels, np.ndarray)
+    return replace(labels, pixels=np.stack(pixels) if one_size else pixels)
+
+
 def _by_file(images: Images) -> dict[str, list[np.ndarray]]:
     """The slices of each file."""
     slices: dict[str, list[np.ndarray]] = {}
