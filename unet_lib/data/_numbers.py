@@ -269,8 +269,9 @@ def label_numbers(raster: Raster) -> Raster:
         if table[0].any() or not table[used[used > 0]].any(axis=1).all():
             raise ValueError(
                 f"{name} has a color table that shows 0 in a color or another label in "
-                "black: it is not clear which is the background. Save it as a gray "
-                "image."
+                "black: it is not clear which is the background. In Fiji, choose Image "
+                "> Lookup Tables > Grays, which keeps the numbers, check that the "
+                "background is black, and save it again."
             )
         return replace(raster, meaning="MINISBLACK")
     return raster
