@@ -274,7 +274,7 @@ def run_evaluate(
 
     Args:
         labels: a TIFF, a PNG or a folder of them: 0 = membrane, 1 or 255 = cell; with
-            --instances, a number for each cell.
+            --instances, a number for each cell, -1 = unknown.
         found: a TIFF of the same shape, from 0 to 1, as from predict; with
             --instances, the cells found.
         instances: compare cells by their numbers.
