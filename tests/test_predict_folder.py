@@ -111,6 +111,7 @@ def test_a_folder_of_one_size_is_a_stack_too(here):
         (["in", "in"], "in is the folder of the images"),
         (["in", "network.safetensors/out"], "is not a folder"),
         (["in/b.tif", "out"], "must end in"),
+        (["inn", "out"], "inn: No such file"),
         (["twice", "out"], "a.png and A.tif in twice .*out.a.tif: rename"),
         (["empty", "out"], "empty holds no images"),
         (["mixed", "out"], "notes.txt is not a TIFF"),

@@ -92,6 +92,7 @@ def run_predict(
     """
     from unet_lib.data.omezarr import is_zarr
 
+    images.stat()  # before OUTPUT, whose form depends on whether this is a folder
     if is_zarr(output) or is_zarr(images):
         _predict_zarr(network, images, output, prediction, overwrite)
     elif images.is_dir() and (output.is_dir() or not output.suffix):
