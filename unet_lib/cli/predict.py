@@ -276,8 +276,8 @@ def run_evaluate(
     Args:
         labels: a TIFF, a PNG or a folder of them: 0 = membrane, 1 or 255 = cell; with
             --instances, a number for each cell, -1 = unknown.
-        found: a TIFF of the same shape, from 0 to 1, as from predict; with
-            --instances, the cells found.
+        found: a TIFF of the same shape, from 0 to 1, as from predict, or a folder,
+            matched by name with that of the labels; with --instances, the cells found.
         instances: compare cells by their numbers.
         output: the JSON file; None is FOUND, ending in .evaluation.json.
         overwrite: replace that file if it exists.
