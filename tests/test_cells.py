@@ -413,6 +413,22 @@ def test_files_of_two_folders_are_evaluated_by_name(options, tmp_path, capsys):
     assert "without labels: c.tif; without an image: b_mask.tif" in said
 
 
+def test_a_number_for_unknown_pixels_is_evaluated_as_minus_one(tmp_path, capsys):
+    labels, found = np.zeros((2, 9, 9), np.uint16)
+    labels[1:4, 1:8], labels[5:] = 7, 65535
+    found[1:4, 1:7], found[6:8, 1:5] = 1, 2
+    for name, one in (("labels", labels), ("found", found)):
+        write_tiff(tmp_path / f"{name}.tif", one, "YX")
+    command = [str(tmp_path / f"{name}.tif") for name in ("labels", "found")]
+    assert cli.main(["evaluate", *command, "--instances", "--unknown", "65535"]) == 0
+    record = json.loads((tmp_path / "found.evaluation.json").read_text("utf-8"))
+    known = np.where(labels == 65535, -1, labels.astype(int))
+    assert record["seg"] == score_cells(known, found.astype(int)).seg == 6 / 7
+    assert record["false"] == 0
+    assert cli.main(["evaluate", *command, "--unknown", "65535", "--overwrite"]) == 1
+    assert "leave it out for binary labels" in capsys.readouterr().err
+
+
 def test_binary_labels_given_as_instances_are_said(tmp_path, capsys):
     binary = np.zeros((9, 9), np.uint8)
     for y, x in product((0, 4), (0, 4)):

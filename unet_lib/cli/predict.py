@@ -249,6 +249,7 @@ def run_evaluate(
     found: Positional[Path],
     *,
     instances: FlagCreatePairsOff[bool] = False,
+    unknown: int | None = None,
     output: Path | None = None,
     overwrite: FlagCreatePairsOff[bool] = False,
 ) -> None:
@@ -279,6 +280,8 @@ def run_evaluate(
         found: a TIFF of the same shape, from 0 to 1, as from predict, or a folder,
             matched by name with that of the labels; with --instances, the cells found.
         instances: compare cells by their numbers.
+        unknown: with --instances, the value that marks pixels without a label; -1
+            always does.
         output: the JSON file; None is FOUND, ending in .evaluation.json.
         overwrite: replace that file if it exists.
     """
@@ -288,7 +291,7 @@ def run_evaluate(
 
     output = output or found.with_suffix(".evaluation.json")
     check_output(output, (".json",), [labels, found], overwrite)
-    reference = read_labels(labels, binary=not instances)
+    reference = read_labels(labels, not instances, unknown)
     result = read_labels(found, False) if instances else read_probabilities(found)
     if labels.is_dir() and found.is_dir():
         reference = in_order_of(result, reference)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_lib._checks import UNKNOWN, is_whole
+from unet_lib._checks import UNKNOWN
 from unet_lib.data.images import Images, read_labels
 
 __all__ = ["read_labels_of"]
@@ -51,20 +51,13 @@ def read_labels_of(
             refuses.
         OSError: if a file cannot be opened.
     """
-    if unknown is not None and (not is_whole(unknown) or unknown < 1):
-        raise ValueError(
-            "Expected unknown (--unknown) as an integer from 1 on, such as 255, got "
-            f"{unknown!r}: -1 is unknown in any case, and 0 is background."
-        )
-    read = read_labels(path, binary=False)
+    read = read_labels(path, binary=False, unknown=unknown)
     ours, theirs = _by_file(images), _by_file(read)
     pairs = _paired([*ours], [*theirs])
     _check_sizes([((a, ours[a]), (b, theirs[b])) for a, b in pairs])
     labels: list[np.ndarray] = []
     for _, name in pairs:
         parts = theirs[name]
-        if unknown is not None:
-            parts = [np.where(one == unknown, UNKNOWN, one) for one in parts]
         if not instances:
             values = {int(value) for one in parts for value in np.unique(one)}
             _check_values(values, name, num_classes)
