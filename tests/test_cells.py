@@ -344,6 +344,21 @@ def test_the_command_writes_labels_and_sizes(probabilities, tmp_path, capsys):
         np.testing.assert_allclose(found, column, rtol=1e-5)
 
 
+def test_sizes_of_a_folder_name_its_files(tmp_path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for name, radius in (("b_10", 6), ("b_2", 4)):
+        one = disk(20, 10, 10, radius).astype(np.float32)
+        write_tiff(folder / f"{name}.tif", one, "YX")
+    assert cli.main(["cells", str(folder), str(tmp_path / "cells.tif")]) == 0
+    rows = rows_of(tmp_path / "cells.csv")
+    areas = {row["file"]: float(row["area_px"]) for row in rows}
+    assert areas == {
+        f"b_{number}.tif": disk(20, 10, 10, radius).sum()
+        for number, radius in ((2, 4), (10, 6))
+    }
+
+
 def test_the_command_without_options_gives_connected_components(
     probabilities, tmp_path, capsys
 ):

@@ -34,7 +34,8 @@ def run_cells(
     OUTPUT is a label image that Fiji opens, with the axes and the pixel size of the
     probabilities: 0 = background, and a number for each cell of a slice. Sizes go to a
     CSV file with one row per cell: area, center, diameter and axes, also in the unit of
-    the pixel size if the file has one. This needs pip install "unet-lib[cells]".
+    the pixel size if the file has one, and of a folder the name of the file. This needs
+    pip install "unet-lib[cells]".
 
     Example: from images to cells; touching cells are split, and specks are removed.
 
@@ -70,10 +71,13 @@ def run_cells(
     pixel, unit = found.pixel_size, found.unit
     table = measure_cells(labels, pixel and pixel[1:], unit or "unit")
     found.write(output, _stored(labels))
+    columns = {name: column.tolist() for name, column in table.items()}
+    if len({*found.names}) > 1:
+        columns = {"file": [found.names[z] for z in columns["slice"]], **columns}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    for row in zip(*(column.tolist() for column in table.values()), strict=True):
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
         writer.writerow([f"{n:.6g}" if isinstance(n, float) else n for n in row])
     write_text(sizes, text.getvalue())
     count = len(table["label"])
