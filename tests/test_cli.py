@@ -127,7 +127,8 @@ def test_help_teaches(capsys):
         assert cli.main([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert re.search(rf"Example(: .*\.|:)\n\n(  .*\n)*  unet-lib {command} ", text)
-        assert max(map(len, text.splitlines())) <= 88
+        _, *lines = text.splitlines()  # tyro breaks no usage; a terminal does
+        assert max(map(len, lines)) <= 88
     assert cli.main(["data", "-h"]) == 0
     text = capsys.readouterr().out
     assert "UNET_BOOK_DATA" in text
@@ -475,7 +476,7 @@ def test_ctrl_c_says_how_to_go_on(ends, capsys, monkeypatch, tmp_path):
     for command, said in [
         (["data"], UNWRITTEN),
         (["train", "run"], RESUMED),
-        (["predict", "a", "b", "c"], UNWRITTEN),
+        (["predict", "a", __file__, "c"], UNWRITTEN),
         (["evaluate", "a", "b"], UNWRITTEN),
         (["experiments", "a"], RESUMED),
     ]:

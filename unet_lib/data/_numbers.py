@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from unet_lib._checks import is_real
+from unet_lib._checks import is_real, is_whole
 from unet_lib.data._raster import Raster
 
 # Of red, green and blue in a gray value: ITU-R BT.601, as in Pillow and in Fiji's
@@ -275,6 +275,22 @@ def label_numbers(raster: Raster) -> Raster:
             )
         return replace(raster, meaning="MINISBLACK")
     return raster
+
+
+def check_unknown(unknown: int | None, binary: bool) -> None:
+    """ValueError if it cannot be the number that marks unknown pixels of labels."""
+    if unknown is None:
+        return
+    if binary:
+        raise ValueError(
+            "unknown (--unknown) is for labels that number cells or classes (evaluate "
+            "--instances, binary=False): leave it out for binary labels."
+        )
+    if not is_whole(unknown) or unknown < 1:
+        raise ValueError(
+            "Expected unknown (--unknown) as an integer from 1 on, such as 255, got "
+            f"{unknown!r}: -1 is unknown in any case, and 0 is background."
+        )
 
 
 def check_whole_numbers(raster: Raster, least: int = 0) -> None:

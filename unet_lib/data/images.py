@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from unet_lib._checks import UNKNOWN, is_whole
+from unet_lib._checks import UNKNOWN
 from unet_lib.data import _numbers
 from unet_lib.data._pictures import read_picture
 from unet_lib.data._raster import Raster, resolved
@@ -153,28 +153,17 @@ def read_labels(
         binary: whether the labels are 0 = membrane or background and 1 or 255 = cell.
             Otherwise they are the numbers of classes or of cells, 0 = background,
             -1 = unknown.
-        unknown: the value that marks pixels without a label in labels that are not
-            binary; -1 always does.
+        unknown: if labels are not binary, what marks unknown pixels beside -1.
 
     Returns:
-        `Images`: uint8, 0 and 1, for binary labels; otherwise int32, as stored but for
-        -1 where they are unknown.
+        `Images`: uint8, 0 and 1, for binary labels; otherwise int32, -1 = unknown.
 
     Raises:
         ValueError: if a file holds another value, which the message names, or cannot
             be read; if `unknown` is not a number from 1 on, or labels are binary.
         OSError: if a file cannot be opened.
     """
-    if unknown is not None and binary:
-        raise ValueError(
-            "unknown (--unknown) is for labels that number cells or classes (evaluate "
-            "--instances, binary=False): leave it out for binary labels."
-        )
-    if unknown is not None and (not is_whole(unknown) or unknown < 1):
-        raise ValueError(
-            "Expected unknown (--unknown) as an integer from 1 on, such as 255, got "
-            f"{unknown!r}: -1 is unknown in any case, and 0 is background."
-        )
+    _numbers.check_unknown(unknown, binary)
     rasters = [_numbers.label_numbers(raster) for raster in _load(path, lossless=True)]
     for raster in rasters:
         _numbers.check_whole_numbers(raster, 0 if binary else -1)
