@@ -53,8 +53,8 @@ class RoundedConvolutions(TorchDispatchMode):
 
     Products of 16-bit numbers are exact in float32, and a processor with instructions
     for them also adds them up in float32: the results differ by the order of the sums
-    alone. Where a processor lacks these instructions, PyTorch takes a loop that is
-    about ten times slower.
+    alone. Where a processor lacks these instructions, PyTorch takes a plain loop
+    that is many times slower.
     """
 
     def __torch_dispatch__(
